@@ -1,1 +1,23 @@
-//! .
+//! What carpel knows of each architecture as data: guest physical maps and boot structures.
+//!
+//! Nothing here touches KVM or the host, so every architecture's tables compile, resolve and print on every host.
+
+#![forbid(unsafe_code)]
+
+pub mod aarch64;
+pub mod map;
+mod resolve;
+pub mod riscv64;
+pub mod x86_64;
+
+pub use map::{Arch, Boot, Extent, Gic, Inputs, Kind, KernelExtent, Layout, MemoryMap};
+pub use resolve::{MapError, resolve};
+
+/// Every layout that carpel knows, the default of each architecture first.
+pub static LAYOUTS: &[&Layout] = &[
+    &x86_64::maps::KRUN,
+    &x86_64::maps::CROSVM,
+    &aarch64::maps::CROSVM,
+    &aarch64::maps::VIRT,
+    &riscv64::maps::VIRT,
+];

@@ -1,0 +1,3 @@
+//! riscv64: layouts.
+
+pub mod maps;

@@ -1,0 +1,149 @@
+//! The x86-64 layouts.
+
+use std::ops::Range;
+
+use crate::map::{Arch, Base, Boot, Extent, Kind, Layout, MemoryMap, PAGE_SIZE, Row, Size, When};
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+/// Where memory above the 32-bit hole starts.
+const HIGH_RAM: u64 = 4 * GIB;
+/// A PC's legacy area, from the extended BIOS data area on: no usable memory below its end.
+const LEGACY_AREA: Range<u64> = 0x9_FC00..0x10_0000;
+
+/// Where a firmware image also appears below 1 MiB: its last 128 KiB, as on a PC, whose reset code jumps there.
+const FIRMWARE_TAIL: u64 = 128 << 10;
+
+const LINUX: When = When::Boot(&[Boot::Linux]);
+const KERNEL: When = When::Boot(&[Boot::Linux, Boot::Pvh, Boot::Multiboot]);
+const FIRMWARE: When = When::Boot(&[Boot::Firmware]);
+
+/// Interrupts for virtio-mmio: ISA lines that no PC device here uses, then the IOAPIC's upper pins.
+const WINDOW_IRQS: &[Range<u32>] = &[5..8, 10..16, 16..24];
+
+/// Local APIC ids are 8 bits wide and the MP table's page holds 64 processors besides its other entries.
+const MAX_VCPUS: &[(When, u32)] = &[(When::Always, 64)];
+
+/// RAM to 3 GiB, a hole for PCI, one window for device registers, firmware below 4 GiB; the default.
+pub static KRUN: Layout = Layout {
+    name: "krun",
+    arch: Arch::X86_64,
+    rows: &KRUN_ROWS,
+    window_region: "mmio_window",
+    window_size: PAGE_SIZE,
+    window_irqs: WINDOW_IRQS,
+    max_vcpus: MAX_VCPUS,
+};
+
+/// RAM to 3.25 GiB, then device windows, PCI configuration space and a reserved area with the PC's carve-outs.
+pub static CROSVM: Layout = Layout {
+    name: "crosvm",
+    arch: Arch::X86_64,
+    rows: &CROSVM_ROWS,
+    window_region: "low_mmio",
+    window_size: PAGE_SIZE,
+    window_irqs: WINDOW_IRQS,
+    max_vcpus: MAX_VCPUS,
+};
+
+/// Rows that both layouts have: chip carve-outs, firmware, and what lies in low memory before a kernel runs.
+const COMMON_ROWS: [Row; 21] = [
+    Row::fixed_claim("ioapic", 0xFEC0_0000..0xFEC0_1000),
+    Row::fixed_claim("hpet", 0xFED0_0000..0xFED0_1000),
+    // The LAPIC's page and the range that message-signalled interrupts are written to.
+    Row::fixed_claim("lapic", 0xFEE0_0000..0xFEF0_0000),
+    // KVM_SET_IDENTITY_MAP_ADDR and KVM_SET_TSS_ADDR: Intel hosts without unrestricted guest need them.
+    Row::fixed_claim("identity_map", 0xFEFF_C000..0xFEFF_D000),
+    Row::fixed_claim("tss", 0xFEFF_D000..0xFF00_0000),
+    Row::fixed("firmware", Kind::Firmware, 0xFF00_0000..HIGH_RAM),
+    Row::claim("firmware_image", Base::EndingAt(HIGH_RAM), Size::Firmware).when(FIRMWARE),
+    Row::claim("firmware_low", Base::EndingAt(MIB), Size::FirmwareTail { max: FIRMWARE_TAIL }).when(FIRMWARE),
+    Row::fixed_claim("gdt", 0x500..0x520).when(LINUX),
+    Row::fixed_claim("idt", 0x520..0x528).when(LINUX),
+    Row::fixed_claim("zero_page", 0x7000..0x8000).when(LINUX),
+    Row::fixed_claim("pml4", 0x9000..0xA000).when(LINUX),
+    Row::fixed_claim("pdpte", 0xA000..0xB000).when(LINUX),
+    Row::fixed_claim("pde", 0xB000..0xC000).when(LINUX),
+    Row::fixed_claim("cmdline", 0x2_0000..0x2_0800).when(LINUX),
+    Row::fixed_claim("setup_data", 0x2_0800..0x8_0000).when(LINUX),
+    Row::fixed_claim("boot_info", 0x8_0000..0x9_0000).when(KERNEL),
+    Row::fixed_claim("ebda", LEGACY_AREA.start..0xA_0000).when(KERNEL).reserved(),
+    Row::fixed_claim("acpi", 0xE_0000..0xF_0000).when(KERNEL).reserved(),
+    Row::fixed_claim("mptable", 0xF_0000..0x10_0000).when(KERNEL).reserved(),
+    Row::region("high_ram", Kind::Ram, Base::At(HIGH_RAM), Size::Ram { max: u64::MAX }),
+];
+
+const KRUN_ROWS: [Row; COMMON_ROWS.len() + 7] = join(
+    [
+        Row::region("low_ram", Kind::Ram, Base::At(0), Size::Ram { max: 0xC000_0000 }),
+        Row::fixed("pci_hole", Kind::Pci, 0xC000_0000..0xFEC0_0000),
+        Row::fixed("mmio_window", Kind::Mmio, 0xFEC0_0000..0xFF00_0000),
+    ],
+    [
+        Row::region("shm", Kind::Shm, Base::After { rows: &["high_ram"], floor: HIGH_RAM }, Size::Shm).align(GIB),
+        Row::fixed_claim("boot_stack", 0x8000..0x9000).when(LINUX),
+        Row::claim("kernel", Base::At(MIB), Size::Kernel),
+        Row::claim("initrd", Base::TopOf("low_ram"), Size::Initrd).align(PAGE_SIZE),
+    ],
+);
+
+const CROSVM_ROWS: [Row; COMMON_ROWS.len() + 8] = join(
+    [
+        Row::region("low_ram", Kind::Ram, Base::At(0), Size::Ram { max: 0xD000_0000 }),
+        Row::fixed("low_mmio", Kind::Mmio, 0xD000_0000..0xF400_0000),
+        Row::fixed("pcie_ecam", Kind::Pci, 0xF400_0000..0xF800_0000),
+        Row::fixed("reserved", Kind::Reserved, 0xF800_0000..0xFF00_0000),
+    ],
+    [
+        Row::region("shm", Kind::Shm, Base::After { rows: &["high_ram"], floor: HIGH_RAM }, Size::Shm).align(GIB),
+        Row::region("high_mmio", Kind::Mmio, Base::After { rows: &["high_ram", "shm"], floor: HIGH_RAM }, Size::ToLimit)
+            .align(GIB),
+        Row::claim("kernel", Base::At(2 * MIB), Size::Kernel),
+        Row::claim("initrd", Base::After { rows: &["kernel"], floor: 2 * MIB }, Size::Initrd).align(PAGE_SIZE),
+    ],
+);
+
+/// The rows before the common ones, the common ones, and the rows after them.
+const fn join<const A: usize, const B: usize, const N: usize>(before: [Row; A], after: [Row; B]) -> [Row; N] {
+    assert!(A + COMMON_ROWS.len() + B == N);
+    let mut rows = [COMMON_ROWS[0]; N];
+    let mut at = 0;
+    while at < N {
+        rows[at] = if at < A {
+            before[at]
+        } else if at < A + COMMON_ROWS.len() {
+            COMMON_ROWS[at - A]
+        } else {
+            after[at - A - COMMON_ROWS.len()]
+        };
+        at += 1;
+    }
+    rows
+}
+
+/// An entry of the e820 memory map: a range, and whether the guest may use it as RAM (type 1) or not (type 2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct E820Entry {
+    /// First address.
+    pub start: u64,
+    /// End, exclusive.
+    pub end: u64,
+    /// Type 1 if set, type 2 (reserved) otherwise.
+    pub usable: bool,
+}
+
+/// The memory map that a guest is told, sorted: all RAM but a PC's legacy area, and the reserved claims.
+pub fn e820(map: &MemoryMap) -> Vec<E820Entry> {
+    let usable = |start, end| E820Entry { start, end, usable: true };
+    let mut entries: Vec<_> = map
+        .ram()
+        .flat_map(|ram| {
+            [usable(ram.start, ram.end.min(LEGACY_AREA.start)), usable(ram.start.max(LEGACY_AREA.end), ram.end)]
+        })
+        .filter(|entry| entry.start < entry.end)
+        .collect();
+    let reserved = map.claims.iter().filter(|claim| claim.reserved);
+    entries.extend(reserved.map(|&Extent { start, end, .. }| E820Entry { start, end, usable: false }));
+    entries.sort_by_key(|entry| entry.start);
+    entries
+}

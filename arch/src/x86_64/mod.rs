@@ -1,0 +1,3 @@
+//! x86-64: layouts, and what a boot loader or firmware would leave in memory for a kernel.
+
+pub mod maps;
