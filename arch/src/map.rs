@@ -390,9 +390,9 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let groups = [48, 32, 16, 0].map(|shift| (self.0 >> shift) & 0xffff);
         let first = groups.iter().position(|&group| group != 0).unwrap_or(3);
-        let mut text = format!("{:#x}", groups[first]);
+        let mut text = format!("{:#X}", groups[first]);
         for group in &groups[first + 1..] {
-            text.push_str(&format!("_{group:04x}"));
+            text.push_str(&format!("_{group:04X}"));
         }
         f.pad(&text)
     }
