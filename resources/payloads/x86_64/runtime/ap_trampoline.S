@@ -1,5 +1,5 @@
 /*
- * void start_cpu(uint8_t apic_id, uint8_t page, void (*function)(void)) of payload.h: the C half is in smp_start.c.
+ * void start_cpu(uint8_t apic_id, uint8_t page, void (*function)(void)) of payload.h: the C half is in start_cpu.c.
  * The trampoline goes from real mode to long mode at once: paging and protection are switched on by one write of CR0.
  */
 	.section .text.ap_trampoline, "ax"

@@ -1,0 +1,3 @@
+//! Hosts, kernels, payloads and measurements for the tests of carpel.
+
+pub mod payload;

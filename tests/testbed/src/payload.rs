@@ -1,0 +1,54 @@
+//! The test guests that the build made from `resources/payloads`, and the floor program that measures against them.
+
+use std::env::consts::ARCH;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The image of a payload for this architecture.
+///
+/// # Panics
+/// If there is none of that name; the message lists those there are.
+pub fn path(name: &str) -> PathBuf {
+    let directory = Path::new(env!("OUT_DIR")).join("payloads").join(ARCH);
+    let image = directory.join(name);
+    assert!(
+        image.is_file(),
+        "No payload is named {name:?}; there are {}",
+        names(&directory).join(", ")
+    );
+    image
+}
+
+/// The program that runs a payload with KVM calls only (`resources/bench/floor.c`); on `x86_64` only.
+pub fn floor() -> PathBuf {
+    Path::new(env!("OUT_DIR")).join("floor")
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().is_file())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_64_bit_elf_images() {
+        let image = fs::read(path("hello")).unwrap();
+        assert_eq!(image[..5], *b"\x7fELF\x02");
+    }
+
+    #[test]
+    #[should_panic(expected = "No payload is named \"none\"; there are bootinfo, ")]
+    fn an_unknown_name_lists_the_known_ones() {
+        path("none");
+    }
+}
