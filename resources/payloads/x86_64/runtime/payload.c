@@ -203,6 +203,9 @@ void set_handler(uint8_t vector, handler *function)
 
 void enable_lapic(void)
 {
+	/* Where there is a PIC, it would raise the same interrupts a second time. */
+	outb(0x21, 0xff);
+	outb(0xa1, 0xff);
 	map_gib(LAPIC);
 	write32(LAPIC + 0x80, 0);     /* TPR: accept every priority */
 	write32(LAPIC + 0xf0, 0x1ff); /* enabled, spurious vector 255 */
