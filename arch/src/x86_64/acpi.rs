@@ -1,7 +1,7 @@
 //! ACPI tables: RSDP, XSDT, FADT, MADT, FACS and DSDT, as one blob for the BIOS area.
 //!
-//! Source: ACPI Specification 6.3, the version that the FADT claims. The machine is not hardware-reduced: it has the fixed
-//! registers below, so that stock kernels power off, reset and keep time without a driver for it.
+//! Source: ACPI Specification 6.3, the version that the FADT claims. The machine is not hardware-reduced: it has the
+//! fixed registers below, so that stock kernels power off, reset and keep time without a driver for it.
 
 use acpi_tables::Aml;
 use acpi_tables::aml;
@@ -18,10 +18,11 @@ use super::mptable::ioapic_id;
 
 /// The system control interrupt: IRQ 9, as on every PC; level-triggered and active high.
 pub const SCI_GSI: u8 = 9;
-/// First port of the PM1a event block: status, then enable, 2 bytes each (section 4.8.3.1). The ports 0x600 to 0x60b are those
-/// of QEMU's `pc` machine, whose power-off port small kernels know by heart.
+/// First port of the `PM1a_EVT` block: status, then enable, 2 bytes each (section 4.8.3.1). The ports 0x600 to 0x60b
+/// are those of QEMU's `pc` machine, whose power-off port small kernels know by heart.
 pub const PM1A_EVENT_PORT: u16 = 0x600;
-/// PM1a control, 2 bytes (section 4.8.3.2). A write with bit 13 (`SLP_EN`) set and 0 in bits 12:10 (`SLP_TYP`) enters S5.
+/// `PM1a_CNT`, 2 bytes (section 4.8.3.2). A write with bit 13 (`SLP_EN`) set and 0 in bits 12:10 (`SLP_TYP`) enters
+/// S5.
 pub const PM1A_CONTROL_PORT: u16 = 0x604;
 /// Power management timer, 4 bytes, read-only: counts at 3.579545 MHz through all 32 bits (section 4.8.3.3).
 pub const PM_TIMER_PORT: u16 = 0x608;
@@ -144,8 +145,8 @@ impl Blob {
     }
 }
 
-/// IAPC boot architecture flags, section 5.2.9.3. Two more stay clear: bit 1, since the keyboard controller only resets and
-/// Linux would probe it for half a second, and bit 3, since message-signaled interrupts work.
+/// IAPC boot architecture flags, section 5.2.9.3. Two more stay clear: bit 1, since the keyboard controller only
+/// resets and Linux would probe it for half a second, and bit 3, since message-signaled interrupts work.
 const LEGACY_DEVICES: u16 = 1 << 0;
 const VGA_NOT_PRESENT: u16 = 1 << 2;
 const CMOS_RTC_NOT_PRESENT: u16 = 1 << 5;
@@ -204,11 +205,11 @@ const MADT_FLAGS_OFFSET: usize = 40;
 const MADT_FIXED_SIZE: u32 = 44;
 const PCAT_COMPAT: u32 = 1 << 0;
 
-/// Interrupt source override (section 5.2.12.5). The ISA's default is edge-triggered, but the SCI is level-triggered (bits
-/// 3:2 = 3) and here active high (bits 1:0 = 1), as IOAPIC inputs of a virtual machine are.
+/// Interrupt source override (section 5.2.12.5). The ISA's default is edge-triggered, but the SCI is level-triggered
+/// (bits 3:2 = 3) and here active high (bits 1:0 = 1), as IOAPIC inputs of a virtual machine are.
 ///
-/// No other line has one: IRQ n is GSI n, also for the timer, since KVM's default routing takes GSI 0 to pin 0. Without a PIT
-/// there is no timer on it at all.
+/// No other line has one: IRQ n is GSI n, also for the timer, since KVM's default routing takes GSI 0 to pin 0.
+/// Without a PIT there is no timer on it at all.
 const SCI_OVERRIDE: [u8; 10] = [2, 10, 0, SCI_GSI, SCI_GSI, 0, 0, 0, 0b1101, 0];
 /// Local APIC NMI (section 5.2.12.7): LINT1 of every processor.
 const LINT1_NMI: [u8; 6] = [4, 6, 0xff, 0, 0, 1];
@@ -306,7 +307,7 @@ fn pvpanic() -> Vec<u8> {
     device("PEVT", &"QEMU0001", &[("_STA", &STA_WORKING)], vec![&port])
 }
 
-/// The identifier is the one that Linux's driver for the MMIO transport binds to (drivers/virtio/virtio_mmio.c).
+/// The identifier is the one that Linux's driver for the MMIO transport binds to (`drivers/virtio/virtio_mmio.c`).
 fn virtio_mmio(index: usize, window: VirtioMmio) -> Vec<u8> {
     let registers = aml::Memory32Fixed::new(true, window.base, window.len);
     device(
@@ -406,35 +407,35 @@ mod tests {
     }
 
     /// The table at a guest physical address, with the signature, and a checksum where the specification has one.
-    fn table<'a>(blob: &'a [u8], address: u64, signature: &[u8; 4]) -> &'a [u8] {
+    fn table<'a>(blob: &'a [u8], address: u64, signature: [u8; 4]) -> &'a [u8] {
         let at = usize::try_from(address - BASE).unwrap();
         let table = &blob[at..at + dword(blob, at + 4) as usize];
-        assert_eq!(&table[..4], signature);
-        if signature != b"FACS" {
+        assert_eq!(table[..4], signature);
+        if signature != *b"FACS" {
             assert_eq!(
                 sum(table),
                 0,
                 "checksum of {}",
-                String::from_utf8_lossy(signature)
+                String::from_utf8_lossy(&signature)
             );
         }
         table
     }
 
     /// A table found as a kernel finds it: through the RSDP and the XSDT.
-    fn find<'a>(blob: &'a [u8], signature: &[u8; 4]) -> &'a [u8] {
-        let xsdt = table(blob, qword(blob, 24), b"XSDT");
+    fn find<'a>(blob: &'a [u8], signature: [u8; 4]) -> &'a [u8] {
+        let xsdt = table(blob, qword(blob, 24), *b"XSDT");
         let address = xsdt[36..]
             .chunks_exact(8)
             .map(|entry| qword(entry, 0))
             .find(|address| {
-                blob[usize::try_from(address - BASE).unwrap()..].starts_with(signature)
+                blob[usize::try_from(address - BASE).unwrap()..].starts_with(&signature)
             });
         table(blob, address.unwrap(), signature)
     }
 
     fn dsdt_of(blob: &[u8]) -> &[u8] {
-        table(blob, qword(find(blob, b"FACP"), 140), b"DSDT")
+        table(blob, qword(find(blob, *b"FACP"), 140), *b"DSDT")
     }
 
     fn count(haystack: &[u8], needle: &[u8]) -> usize {
@@ -449,11 +450,11 @@ mod tests {
         let blob = build(BASE, END, &platform(2, 3)).unwrap();
         assert_eq!((&blob[..8], blob[15]), (&b"RSD PTR "[..], 2));
         assert_eq!((sum(&blob[..20]), sum(&blob[..36])), (0, 0));
-        let fadt = find(&blob, b"FACP");
+        let fadt = find(&blob, *b"FACP");
         let facs = qword(fadt, 132);
-        assert_eq!((table(&blob, facs, b"FACS").len(), facs % 64), (64, 0));
+        assert_eq!((table(&blob, facs, *b"FACS").len(), facs % 64), (64, 0));
         dsdt_of(&blob);
-        find(&blob, b"APIC");
+        find(&blob, *b"APIC");
     }
 
     #[test]
@@ -471,7 +472,7 @@ mod tests {
     #[test]
     fn fadt_names_the_fixed_registers() {
         let blob = build(BASE, END, &platform(1, 0)).unwrap();
-        let fadt = find(&blob, b"FACP");
+        let fadt = find(&blob, *b"FACP");
         assert_eq!((fadt.len(), fadt[8], fadt[131]), (276, 6, 3));
         assert_eq!((word(fadt, 46), dword(fadt, 48)), (9, 0), "SCI and SMI_CMD");
         assert_eq!(
@@ -494,7 +495,8 @@ mod tests {
             ([1, 8, 0, 1], 0xcf9, 6),
             "reset"
         );
-        // Wbinvd 0, C1 2, no buttons 4 and 5, no RTC wake-up 6, 32-bit timer 8, reset register 10; not hardware-reduced (20).
+        // Wbinvd 0, C1 2, no buttons 4 and 5, no RTC wake-up 6, 32-bit timer 8, reset register 10; not
+        // hardware-reduced (20).
         assert_eq!(dword(fadt, 112), 0b101_0111_0101);
         assert_eq!(word(fadt, 109), 0b101, "legacy devices, no VGA, no 8042");
     }
@@ -510,14 +512,14 @@ mod tests {
             },
         )
         .unwrap();
-        assert_eq!(word(find(&blob, b"FACP"), 109), 0b10_0101);
+        assert_eq!(word(find(&blob, *b"FACP"), 109), 0b10_0101);
         assert_eq!(count(dsdt_of(&blob), b"RTC_"), 0);
     }
 
     #[test]
     fn madt_lists_processors_ioapic_and_lines() {
         let blob = build(BASE, END, &platform(2, 0)).unwrap();
-        let madt = find(&blob, b"APIC");
+        let madt = find(&blob, *b"APIC");
         assert_eq!((dword(madt, 36), dword(madt, 40)), (0xfee0_0000, 1));
         let expected: &[&[u8]] = &[
             &[0, 8, 0, 0, 1, 0, 0, 0],
@@ -536,7 +538,11 @@ mod tests {
             },
         )
         .unwrap();
-        assert_eq!(dword(find(&blob, b"APIC"), 40), 0, "no PIC, no PCAT_COMPAT");
+        assert_eq!(
+            dword(find(&blob, *b"APIC"), 40),
+            0,
+            "no PIC, no PCAT_COMPAT"
+        );
     }
 
     #[test]

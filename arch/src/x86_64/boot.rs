@@ -1,7 +1,7 @@
 //! The state in which the boot processor enters a kernel, and the tables in guest memory that this state refers to.
 //!
-//! Sources: Documentation/arch/x86/boot.rst in Linux ("64-bit Boot Protocol"); Intel SDM volume 3, sections 2.5 (control
-//! registers), 3.4.5 (segment descriptors) and 4.5 (4-level paging).
+//! Sources: Documentation/arch/x86/boot.rst in Linux ("64-bit Boot Protocol"); Intel SDM volume 3, sections 2.5
+//! (control registers), 3.4.5 (segment descriptors) and 4.5 (4-level paging).
 
 /// A segment register with its hidden part, as the descriptor that it was loaded from would give it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +62,8 @@ pub struct TableRegister {
     pub limit: u16,
 }
 
-/// What the boot processor's registers hold at the first instruction. General registers not named here are zero; the local
-/// descriptor table keeps its reset state.
+/// What the boot processor's registers hold at the first instruction. General registers not named here are zero; the
+/// local descriptor table keeps its reset state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootCpu {
     /// Instruction pointer.
@@ -110,8 +110,8 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// The contents of every table, each with its address: descriptors for [`linux64`] and page tables that map the first
-    /// GiB of linear addresses to itself in pages of 2 MiB.
+    /// The contents of every table, each with its address: descriptors for [`linux64`] and page tables that map the
+    /// first GiB of linear addresses to itself in pages of 2 MiB.
     pub fn contents(&self) -> [(u64, Vec<u8>); 5] {
         let directory: Vec<u64> = (0..PAGE_TABLE_ENTRIES)
             .map(|page| page << LARGE_PAGE_SHIFT | PAGE_LEAF)
@@ -212,8 +212,8 @@ const DATA: Segment = Segment {
     ..CODE64
 };
 
-/// Entering a guest in long mode takes a busy 64-bit TSS in TR (SDM volume 3, section 27.3.1.2). The kernel loads one of its
-/// own before it needs any, so this one lies at address 0 and is never read.
+/// Entering a guest in long mode takes a busy 64-bit TSS in TR (SDM volume 3, section 27.3.1.2). The kernel loads one
+/// of its own before it needs any, so this one lies at address 0 and is never read.
 const TSS64: Segment = Segment {
     base: 0,
     // The 104 bytes of a 64-bit TSS.

@@ -1,4 +1,4 @@
-//! The MP table of the Intel MultiProcessor Specification, version 1.4 (chapter 4), for guests without ACPI.
+//! The MP table of Intel's `MultiProcessor` Specification, version 1.4 (chapter 4), for guests without ACPI.
 //!
 //! IRQ n is wired to IOAPIC pin n, for all 24 pins and timer included: that is KVM's default routing with its own
 //! interrupt controllers, and without them the monitor's IOAPIC has no timer that would want pin 2.
@@ -8,24 +8,24 @@ use std::iter;
 /// Pins of the IOAPIC, KVM's (`KVM_IOAPIC_NUM_PINS`) and the monitor's alike.
 const IOAPIC_PINS: u8 = 24;
 
-/// The APIC ID of the IOAPIC in a machine whose processors have the IDs from 0 to `cpus` - 1: the first free one, since the
-/// specification (section 4.3.3) wants IDs unique among local and I/O APICs.
+/// The APIC ID of the IOAPIC in a machine whose processors have the IDs from 0 to `cpus` - 1: the first free one,
+/// since the specification (section 4.3.3) wants IDs unique among local and I/O APICs.
 pub const fn ioapic_id(cpus: u8) -> u8 {
     cpus
 }
 
 /// The floating pointer, at `base`, followed by the configuration table; `base` must be a multiple of 16.
 ///
-/// `cpus` is 1 to 64, `lapic` and `ioapic` are the guest physical addresses of the controllers' registers. The size in bytes
-/// is 284 + 20 per processor.
+/// `cpus` is 1 to 64, `lapic` and `ioapic` are the guest physical addresses of the controllers' registers. The size
+/// in bytes is 284 + 20 per processor.
 pub fn build(base: u32, cpus: u8, lapic: u32, ioapic: u32) -> Vec<u8> {
     let mut bytes = floating_pointer(base + FLOATING_POINTER_SIZE).to_vec();
     bytes.extend(configuration_table(cpus, lapic, ioapic));
     bytes
 }
 
-/// The floating pointer (section 4.1) to a configuration table at `table`, to be placed on a 16-byte boundary in the EBDA or
-/// the BIOS area.
+/// The floating pointer (section 4.1) to a configuration table at `table`, to be placed on a 16-byte boundary in the
+/// EBDA or the BIOS area.
 pub fn floating_pointer(table: u32) -> [u8; FLOATING_POINTER_SIZE as usize] {
     let mut bytes = [0; FLOATING_POINTER_SIZE as usize];
     bytes[..4].copy_from_slice(b"_MP_");
@@ -70,8 +70,8 @@ const CPU_SIGNATURE: u32 = 0x600;
 const CPU_FEATURES: u32 = 1 << 0 | 1 << 9;
 /// Usable (IOAPIC flags).
 const USABLE: u8 = 1;
-/// Edge-triggered (bits 3:2 = 1) and active high (bits 1:0 = 1): the ISA default, written out because pins from 16 up belong
-/// to no ISA line.
+/// Edge-triggered (bits 3:2 = 1) and active high (bits 1:0 = 1): the ISA default, written out because pins from 16 up
+/// belong to no ISA line.
 const EDGE_HIGH: u16 = 0b0101;
 /// As the bus defines it.
 const CONFORMING: u16 = 0;
