@@ -407,7 +407,7 @@ mod tests {
     }
 
     /// The table at a guest physical address, with the signature, and a checksum where the specification has one.
-    fn table<'a>(blob: &'a [u8], address: u64, signature: [u8; 4]) -> &'a [u8] {
+    fn table(blob: &[u8], address: u64, signature: [u8; 4]) -> &[u8] {
         let at = usize::try_from(address - BASE).unwrap();
         let table = &blob[at..at + dword(blob, at + 4) as usize];
         assert_eq!(table[..4], signature);
@@ -423,7 +423,7 @@ mod tests {
     }
 
     /// A table found as a kernel finds it: through the RSDP and the XSDT.
-    fn find<'a>(blob: &'a [u8], signature: [u8; 4]) -> &'a [u8] {
+    fn find(blob: &[u8], signature: [u8; 4]) -> &[u8] {
         let xsdt = table(blob, qword(blob, 24), *b"XSDT");
         let address = xsdt[36..]
             .chunks_exact(8)

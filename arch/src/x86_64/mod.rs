@@ -1,3 +1,6 @@
 //! x86-64: layouts, and what a boot loader or firmware would leave in memory for a kernel.
 
+pub mod acpi;
+pub mod boot;
 pub mod maps;
+pub mod mptable;
