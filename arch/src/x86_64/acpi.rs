@@ -197,7 +197,7 @@ fn port(port: u16, bits: u8, access: AccessSize) -> GAS {
 
 /// Revision of the MADT in ACPI 6.3.
 const MADT_REVISION: u8 = 5;
-/// A system description table's header (table 5-27).
+/// A system description table's header (section 5.2.6).
 const HEADER_SIZE: u32 = 36;
 /// The MADT's fields after its header, and the flag that announces a pair of 8259s (section 5.2.12).
 const MADT_LAPIC_OFFSET: usize = 36;

@@ -9,7 +9,7 @@ use std::iter;
 const IOAPIC_PINS: u8 = 24;
 
 /// The APIC ID of the IOAPIC in a machine whose processors have the IDs from 0 to `cpus` - 1: the first free one,
-/// since the specification (section 4.3.3) wants IDs unique among local and I/O APICs.
+/// since the specification wants IDs unique among local and I/O APICs.
 pub const fn ioapic_id(cpus: u8) -> u8 {
     cpus
 }
@@ -51,7 +51,7 @@ const IOAPIC: u8 = 2;
 const IO_INTERRUPT: u8 = 3;
 const LOCAL_INTERRUPT: u8 = 4;
 
-/// Interrupt types, table 4-10.
+/// Interrupt types, section 4.3.4.
 const INT: u8 = 0;
 const NMI: u8 = 1;
 const EXTINT: u8 = 3;
