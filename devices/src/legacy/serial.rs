@@ -1,0 +1,350 @@
+//! Serial port: a 16550A UART.
+//!
+//! Source: National Semiconductor PC16550D datasheet; the registers are vm-superio's `Serial`, whose FIFO holds 64
+//! received bytes and whose transmitter is always ready.
+//!
+//! | offset | read | write |
+//! | --- | --- | --- |
+//! | 0 | received byte (divisor low with DLAB) | byte to transmit (divisor low with DLAB) |
+//! | 1 | interrupt enable (divisor high with DLAB) | the same |
+//! | 2 | interrupt identification | FIFO control: ignored, FIFOs are always on |
+//! | 3 | line control, bit 7 is DLAB | the same |
+//! | 4 | modem control, bit 4 is loopback | the same |
+//! | 5 | line status | - |
+//! | 6 | modem status | - |
+//! | 7 | scratch | the same |
+//!
+//! **Input.** What reaches the FIFO before the guest listens is lost: Linux empties the receiver when it opens the
+//! port, and input that is piped into the monitor is there long before. So the port takes input only while the guest
+//! listens, which is when the receive interrupt is enabled, or when the guest reads the line status again and again
+//! without writing anything, as firmware and small kernels do. Linux also enables all four interrupts for a moment to
+//! see whether the chip is there; that counts only once another register is accessed, which a guest that really wants
+//! interrupts does at once, because the transmitter interrupts it.
+
+use crate::bus::BusDevice;
+use crate::interrupt::IrqLine;
+use crate::legacy::answer_byte;
+use std::io::{self, Write};
+use std::sync::Arc;
+use vm_superio::serial::{Error, NoEvents, Serial as Uart};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+const INTERRUPT_ENABLE: u8 = 1;
+const LINE_CONTROL: u8 = 3;
+const MODEM_CONTROL: u8 = 4;
+const LINE_STATUS: u8 = 5;
+const REGISTERS: u8 = 8;
+
+const RECEIVE_INTERRUPT: u8 = 1 << 0;
+/// Every interrupt that a 16550A has.
+const ALL_INTERRUPTS: u8 = 0xf;
+const DIVISOR_LATCH_ACCESS: u8 = 1 << 7;
+const LOOPBACK: u8 = 1 << 4;
+const DATA_READY: u8 = 1 << 0;
+
+/// So many reads of the line status without a write mean that the guest waits for input. A guest that sends reads it
+/// once or twice for a byte, as the transmitter is always ready.
+const POLLS_WHEN_WAITING: u8 = 16;
+
+/// A serial port.
+pub struct Serial {
+    uart: Uart<IrqLine, NoEvents, Output>,
+    /// The interrupt enable register; kept here because the divisor latch can hide it.
+    enabled: u8,
+    /// The guest enabled all interrupts and has accessed no other register since.
+    probed: bool,
+    /// Reads of the line status since the last write.
+    polls: u8,
+    /// Input was refused, and `room` has not been signalled since.
+    refused: bool,
+    room: Arc<EventFd>,
+    output_failed: bool,
+}
+
+impl Serial {
+    /// Length of the register range in bytes.
+    pub const LEN: u64 = REGISTERS as u64;
+
+    /// A port that interrupts by `irq` and transmits to `output`, one write and flush for each byte. A byte that
+    /// `output` does not take, or whose write a signal interrupts, is lost, as on a line with nobody at the other end.
+    /// The error is that of creating an eventfd.
+    pub fn new(irq: IrqLine, output: Box<dyn Write + Send>) -> io::Result<Self> {
+        Ok(Self {
+            uart: Uart::new(irq, Output(output)),
+            enabled: 0,
+            probed: false,
+            polls: 0,
+            refused: false,
+            room: Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?),
+            output_failed: false,
+        })
+    }
+
+    /// Hands the guest received bytes. Returns how many it took: those that its FIFO has room for, none while it does
+    /// not listen. After less than all, [`Self::room`] tells when to offer the rest.
+    pub fn input(&mut self, bytes: &[u8]) -> usize {
+        let room = if self.listens() { self.uart.fifo_capacity() } else { 0 };
+        let taken = room.min(bytes.len());
+        self.refused = taken < bytes.len();
+        if taken > 0 {
+            // The bytes are in the FIFO even when the interrupt cannot be delivered.
+            if let Err(error) = self.uart.enqueue_raw_bytes(&bytes[..taken]) {
+                log::debug!("Serial input: {error}");
+            }
+        }
+        taken
+    }
+
+    /// Becomes readable when the guest, having refused input, listens with an empty FIFO. The reader resets it by
+    /// reading its counter.
+    pub fn room(&self) -> Arc<EventFd> {
+        self.room.clone()
+    }
+
+    fn listens(&mut self) -> bool {
+        let interrupts = self.enabled & RECEIVE_INTERRUPT != 0 && !self.probed;
+        let polls = self.polls >= POLLS_WHEN_WAITING;
+        (interrupts || polls) && self.uart.read(MODEM_CONTROL) & LOOPBACK == 0
+    }
+
+    fn read_register(&mut self, register: u8) -> u8 {
+        let value = self.uart.read(register);
+        if register == LINE_STATUS {
+            self.polls = self.polls.saturating_add(1);
+        }
+        self.after_access(register);
+        value
+    }
+
+    fn write_register(&mut self, register: u8, value: u8) {
+        let latch = self.uart.read(LINE_CONTROL) & DIVISOR_LATCH_ACCESS != 0;
+        if let Err(error) = self.uart.write(register, value) {
+            self.report(&error);
+        }
+        self.polls = 0;
+        if register == INTERRUPT_ENABLE && !latch {
+            self.enabled = value & ALL_INTERRUPTS;
+            self.probed = self.enabled == ALL_INTERRUPTS;
+        }
+        self.after_access(register);
+    }
+
+    fn after_access(&mut self, register: u8) {
+        if register != INTERRUPT_ENABLE {
+            self.probed = false;
+        }
+        if self.refused && self.listens() && self.uart.read(LINE_STATUS) & DATA_READY == 0 {
+            self.refused = false;
+            // It fails only when its counter is full, and then it is readable already.
+            let _ = self.room.write(1);
+        }
+    }
+
+    /// Logs the first error only: the guest can cause one with each byte.
+    fn report(&mut self, error: &Error<io::Error>) {
+        if !self.output_failed {
+            log::warn!("Serial output is lost: {error}");
+            self.output_failed = true;
+        }
+    }
+}
+
+impl BusDevice for Serial {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        answer_byte(data, || register(offset).map_or(0xff, |register| self.read_register(register)));
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if let (Some(register), Some(&value)) = (register(offset), data.first()) {
+            self.write_register(register, value);
+        }
+    }
+}
+
+fn register(offset: u64) -> Option<u8> {
+    let offset = u8::try_from(offset).ok()?;
+    (offset < REGISTERS).then_some(offset)
+}
+
+/// Drops what a signal interrupts instead of trying again: a vCPU that is kicked out of a blocked write is to stop.
+struct Output(Box<dyn Write + Send>);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(bytes.len()),
+            result => result,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.0.flush() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            result => result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    const DATA: u64 = 0;
+    const IER: u64 = INTERRUPT_ENABLE as u64;
+    const LCR: u64 = LINE_CONTROL as u64;
+    const MCR: u64 = MODEM_CONTROL as u64;
+    const LSR: u64 = LINE_STATUS as u64;
+
+    /// Takes bytes, or fails each time with one kind of error.
+    #[derive(Clone, Default)]
+    struct Line {
+        bytes: Arc<Mutex<Vec<u8>>>,
+        fails: Option<io::ErrorKind>,
+    }
+
+    impl Write for Line {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match self.fails {
+                Some(kind) => Err(kind.into()),
+                None => self.bytes.lock().unwrap().write(bytes),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn serial() -> (Serial, IrqLine, Line) {
+        let (irq, line) = (IrqLine::new().unwrap(), Line::default());
+        let serial = Serial::new(irq.clone(), Box::new(line.clone())).unwrap();
+        (serial, irq, line)
+    }
+
+    fn read(serial: &mut Serial, offset: u64) -> u8 {
+        let mut data = [0; 1];
+        serial.read(offset, &mut data);
+        data[0]
+    }
+
+    fn has_room(serial: &Serial) -> bool {
+        serial.room().read().is_ok()
+    }
+
+    #[test]
+    fn transmits_the_first_byte_of_an_access() {
+        let (mut serial, _, line) = serial();
+        serial.write(DATA, b"a");
+        serial.write(DATA, b"bcde");
+        serial.write(DATA, b"");
+        assert_eq!(*line.bytes.lock().unwrap(), b"ab");
+        let mut wide = [0; 4];
+        serial.read(LSR, &mut wide);
+        assert_eq!(wide, [0x60, 0xff, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn input_interrupts_a_guest_that_enabled_the_interrupt() {
+        let (mut serial, irq, _) = serial();
+        serial.write(IER, &[RECEIVE_INTERRUPT]);
+        assert!(irq.eventfd().read().is_err());
+        assert_eq!(serial.input(b"ls"), 2);
+        assert_eq!(irq.eventfd().read().unwrap(), 1);
+        assert_eq!(read(&mut serial, 2), 0xc4);
+        assert_eq!(read(&mut serial, LSR) & DATA_READY, DATA_READY);
+        assert_eq!([DATA; 2].map(|data| read(&mut serial, data)), *b"ls");
+        assert_eq!(read(&mut serial, LSR) & DATA_READY, 0);
+        assert!(!has_room(&serial), "nobody waits for room");
+    }
+
+    #[test]
+    fn input_before_the_guest_listens_waits() {
+        let (mut serial, _, _) = serial();
+        assert_eq!(serial.input(b"ls"), 0);
+        // The divisor's high byte is at the same offset.
+        serial.write(LCR, &[DIVISOR_LATCH_ACCESS]);
+        serial.write(IER, &[1]);
+        serial.write(LCR, &[3]);
+        assert_eq!(serial.input(b"ls"), 0);
+        assert!(!has_room(&serial));
+        serial.write(IER, &[5]);
+        assert!(has_room(&serial));
+        assert_eq!(serial.input(b"ls"), 2);
+    }
+
+    #[test]
+    fn the_self_test_of_linux_is_not_listening() {
+        let (mut serial, _, _) = serial();
+        assert_eq!(serial.input(b"ls"), 0);
+        serial.write(IER, &[ALL_INTERRUPTS]);
+        assert_eq!(read(&mut serial, IER), ALL_INTERRUPTS);
+        assert_eq!(serial.input(b"ls"), 0);
+        serial.write(IER, &[0]);
+        assert!(!has_room(&serial));
+        serial.write(IER, &[ALL_INTERRUPTS]);
+        read(&mut serial, 2);
+        assert!(has_room(&serial));
+        assert_eq!(serial.input(b"ls"), 2);
+    }
+
+    #[test]
+    fn a_guest_that_polls_listens() {
+        let (mut serial, irq, _) = serial();
+        assert_eq!(serial.input(b"ls"), 0);
+        for _ in 0..3 {
+            for _ in 1..POLLS_WHEN_WAITING {
+                read(&mut serial, LSR);
+            }
+            serial.write(DATA, b".");
+        }
+        assert!(!has_room(&serial));
+        for _ in 0..POLLS_WHEN_WAITING {
+            read(&mut serial, LSR);
+        }
+        assert!(has_room(&serial));
+        assert_eq!(serial.input(b"ls"), 2);
+        assert_eq!(read(&mut serial, DATA), b'l');
+        assert!(irq.eventfd().read().is_err());
+    }
+
+    #[test]
+    fn takes_a_fifo_of_input_at_a_time() {
+        let (mut serial, _, _) = serial();
+        serial.write(IER, &[RECEIVE_INTERRUPT]);
+        assert_eq!(serial.input(&[b'x'; 100]), 64);
+        assert_eq!(serial.input(&[b'x'; 36]), 0);
+        for _ in 0..63 {
+            read(&mut serial, DATA);
+        }
+        assert!(!has_room(&serial));
+        read(&mut serial, DATA);
+        assert!(has_room(&serial));
+        assert_eq!(serial.input(&[b'x'; 36]), 36);
+    }
+
+    #[test]
+    fn loopback_returns_what_is_sent_and_takes_no_input() {
+        let (mut serial, _, line) = serial();
+        serial.write(IER, &[RECEIVE_INTERRUPT]);
+        serial.write(MCR, &[LOOPBACK]);
+        serial.write(DATA, b"x");
+        assert_eq!(serial.input(b"ls"), 0);
+        assert_eq!(read(&mut serial, DATA), b'x');
+        assert!(line.bytes.lock().unwrap().is_empty());
+        serial.write(MCR, &[0]);
+        assert!(has_room(&serial));
+    }
+
+    #[test]
+    fn output_that_fails_is_dropped() {
+        for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::Interrupted] {
+            let line = Line { fails: Some(kind), ..Line::default() };
+            let mut serial = Serial::new(IrqLine::new().unwrap(), Box::new(line)).unwrap();
+            for _ in 0..3 {
+                serial.write(DATA, b"x");
+            }
+            assert_eq!(read(&mut serial, LSR), 0x60);
+        }
+    }
+}
