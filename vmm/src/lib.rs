@@ -1,1 +1,5 @@
-//! .
+//! The machine: what a configuration asks for becomes a plan, the plan a machine, and the machine runs to an outcome.
+//!
+//! `Config -> Plan -> Machine -> run`: up to the plan nothing touches KVM.
+
+pub mod loader;

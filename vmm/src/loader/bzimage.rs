@@ -1,0 +1,176 @@
+//! Linux's bzImage. Source: Linux, Documentation/arch/x86/boot.rst ("The Real-Mode Kernel Header", "64-bit Boot
+//! Protocol").
+
+use carpel_arch::map::KernelExtent;
+
+use super::fields::Fields;
+use super::{Format, Kernel, KernelError, Segment, Source, Target};
+
+/// Where the setup header starts, in the file and in the zero page.
+pub const SETUP_HEADER: usize = 0x1F1;
+/// Everything that says "bzImage" lies below this offset in the file.
+pub const SIGNATURE_END: usize = 0x206;
+
+const BOOT_FLAG: usize = 0x1FE;
+/// The second byte of the jump over the header is the header's length after this offset.
+const HEADER_MAGIC: usize = 0x202;
+/// The last field, `kernel_info_offset`, ends here (protocol 2.15).
+const HEADER_END: usize = 0x26C;
+const SECTOR: u64 = 512;
+
+/// 2.12 (Linux 3.8) brought `xloadflags` and with it the 64-bit entry.
+const PROTOCOL_64: u16 = 0x020C;
+const XLF_KERNEL_64: u16 = 1 << 0;
+const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 1 << 1;
+const LOADED_HIGH: u8 = 1 << 0;
+/// The 64-bit entry, from the start of the protected-mode kernel.
+const ENTRY_64: u64 = 0x200;
+
+/// Whether the file's first bytes have both signatures, `0xAA55` and `HdrS`.
+pub fn is_bzimage(start: &[u8; SIGNATURE_END]) -> bool {
+    start[BOOT_FLAG..HEADER_MAGIC - 2] == [0x55, 0xAA] && start[HEADER_MAGIC..] == *b"HdrS"
+}
+
+/// Reads the setup header.
+pub fn parse(source: &Source) -> Result<Kernel, KernelError> {
+    let size = source.size();
+    let truncated = |needed| KernelError::Truncated { format: Format::BzImage.name(), size, needed };
+    let unfit = |reason: String| KernelError::unfit(Format::BzImage, reason);
+    if size < HEADER_END as u64 {
+        return Err(truncated(HEADER_END as u64));
+    }
+    let start = source.prefix::<HEADER_END>()?;
+    let header = Fields(&start);
+
+    let version = header.u16(0x206);
+    if version < PROTOCOL_64 {
+        let (major, minor) = (version >> 8, version & 0xFF);
+        return Err(unfit(format!("it speaks boot protocol {major}.{minor}; 2.12 (Linux 3.8) is needed")));
+    }
+    if header.u16(0x236) & XLF_KERNEL_64 == 0 {
+        return Err(unfit("it has no 64-bit entry (XLF_KERNEL_64 is not set)".into()));
+    }
+    if header.u8(0x211) & LOADED_HIGH == 0 {
+        return Err(unfit("it wants to be loaded below 1 MiB (LOADED_HIGH is not set)".into()));
+    }
+    let alignment = u64::from(header.u32(0x230));
+    if !alignment.is_power_of_two() {
+        return Err(unfit(format!("its kernel_alignment of {alignment:#x} is not a power of two")));
+    }
+    // The specification has 0 mean 4, for images older than any that get here.
+    let setup_sectors = match header.u8(0x1F1) {
+        0 => 4,
+        sectors => u64::from(sectors),
+    };
+    let offset = (setup_sectors + 1) * SECTOR;
+    // syssize counts 16-byte paragraphs. What a signature adds behind them is not loaded.
+    let load_size = u64::from(header.u32(0x1F4)) * 16;
+    if load_size <= ENTRY_64 {
+        return Err(unfit(format!("its syssize of {load_size} bytes leaves no room for the 64-bit entry")));
+    }
+    // Some tools drop the padding of the last paragraph.
+    if size + 16 <= offset + load_size {
+        return Err(truncated(offset + load_size));
+    }
+    let load_size = load_size.min(size - offset);
+    let initrd_limit = match header.u16(0x236) & XLF_CAN_BE_LOADED_ABOVE_4G {
+        0 => u64::from(header.u32(0x22C)) + 1,
+        _ => u64::MAX,
+    };
+    Ok(Kernel {
+        format: Format::BzImage,
+        extent: KernelExtent::BzImage {
+            load_size,
+            pref_address: header.u64(0x258),
+            alignment,
+            init_size: u64::from(header.u32(0x260)),
+        },
+        segments: vec![Segment { offset, size: load_size, target: Target::Kernel(0) }],
+        entry: Target::Kernel(ENTRY_64),
+        initrd_limit,
+        cmdline_max: header.u32(0x238) as usize,
+        setup_header: setup_header(&start).to_vec(),
+    })
+}
+
+/// The header proper: as long as the jump over it says.
+fn setup_header(start: &[u8; HEADER_END]) -> &[u8] {
+    let end = HEADER_MAGIC + usize::from(start[HEADER_MAGIC - 1]);
+    &start[SETUP_HEADER..end.clamp(SETUP_HEADER, HEADER_END)]
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use carpel_arch::map::Arch;
+
+    /// A bzImage of protocol 2.15 with one setup sector and 4 KiB to load.
+    pub fn image() -> Vec<u8> {
+        let mut image = vec![0; 1024 + 4096];
+        image[0x1F1] = 1;
+        image[0x1F4..0x1F8].copy_from_slice(&(4096_u32 / 16).to_le_bytes());
+        image[BOOT_FLAG..BOOT_FLAG + 2].copy_from_slice(&[0x55, 0xAA]);
+        image[0x200..0x202].copy_from_slice(&[0xEB, 0x6A]);
+        image[HEADER_MAGIC..HEADER_MAGIC + 4].copy_from_slice(b"HdrS");
+        image[0x206..0x208].copy_from_slice(&0x020F_u16.to_le_bytes());
+        image[0x211] = LOADED_HIGH;
+        image[0x22C..0x230].copy_from_slice(&0x7FFF_FFFF_u32.to_le_bytes());
+        image[0x230..0x234].copy_from_slice(&0x20_0000_u32.to_le_bytes());
+        image[0x236] = (XLF_KERNEL_64 | XLF_CAN_BE_LOADED_ABOVE_4G) as u8;
+        image[0x238..0x23C].copy_from_slice(&2047_u32.to_le_bytes());
+        image[0x258..0x260].copy_from_slice(&0x100_0000_u64.to_le_bytes());
+        image[0x260..0x264].copy_from_slice(&0x200_0000_u32.to_le_bytes());
+        image
+    }
+
+    fn probe(image: &[u8]) -> Result<Kernel, KernelError> {
+        Kernel::probe(Arch::X86_64, &Source::from_bytes(image))
+    }
+
+    #[test]
+    fn the_header_is_read() {
+        let kernel = probe(&image()).unwrap();
+        assert_eq!(kernel.segments, [Segment { offset: 1024, size: 4096, target: Target::Kernel(0) }]);
+        assert_eq!(kernel.entry, Target::Kernel(0x200));
+        assert_eq!(kernel.cmdline_max, 2047);
+        assert_eq!(kernel.initrd_limit, u64::MAX);
+        assert_eq!(kernel.setup_header.len(), 0x26C - 0x1F1);
+        let expected = KernelExtent::BzImage {
+            load_size: 4096,
+            pref_address: 0x100_0000,
+            alignment: 0x20_0000,
+            init_size: 0x200_0000,
+        };
+        assert_eq!(kernel.extent, expected);
+    }
+
+    #[test]
+    fn an_initrd_of_an_older_kernel_has_a_limit() {
+        let mut image = image();
+        image[0x236] = XLF_KERNEL_64 as u8;
+        assert_eq!(probe(&image).unwrap().initrd_limit, 0x8000_0000);
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let image = image();
+        // The last paragraph's padding may be missing, not more.
+        for size in 1..=image.len() - 16 {
+            assert!(probe(&image[..size]).is_err(), "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn images_without_a_64_bit_entry_are_refused() {
+        let with = |at: usize, value: u8| {
+            let mut image = image();
+            image[at] = value;
+            probe(&image).unwrap_err().to_string()
+        };
+        assert!(with(0x206, 0x0B).contains("boot protocol 2.11"));
+        assert!(with(0x236, 0).contains("XLF_KERNEL_64"));
+        assert!(with(0x211, 0).contains("LOADED_HIGH"));
+        assert!(with(0x231, 0x01).contains("power of two"));
+        assert!(with(0x1F5, 0xFF).contains("truncated"));
+    }
+}

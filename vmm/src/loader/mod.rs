@@ -1,0 +1,171 @@
+//! Kernels: what a file is, what it needs, and getting it into guest memory.
+//!
+//! A format's parser turns headers into a [`Kernel`], which is data: the plan reads its extent, the loader its segments.
+//! Parsers trust nothing that a header says; what they pass on lies inside the file and does not wrap.
+
+mod bzimage;
+mod elf;
+mod fields;
+mod source;
+#[cfg(target_arch = "x86_64")]
+pub mod zero_page;
+
+use std::io::{Seek, SeekFrom};
+
+use carpel_arch::map::{Arch, KernelExtent};
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+
+pub use bzimage::SETUP_HEADER;
+pub use source::{OpenError, Source};
+
+/// The format of a kernel image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Linux's x86 image with its setup header.
+    BzImage,
+    /// A 64-bit ELF file.
+    Elf,
+}
+
+impl Format {
+    /// The name that messages use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BzImage => "bzImage",
+            Self::Elf => "ELF",
+        }
+    }
+}
+
+/// Where a part of a kernel goes, or where it is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// At this guest physical address.
+    At(u64),
+    /// This many bytes after the start of the map's `kernel` claim.
+    Kernel(u64),
+}
+
+impl Target {
+    /// The guest physical address, given where the kernel starts.
+    pub const fn resolve(self, kernel_start: u64) -> Option<u64> {
+        match self {
+            Self::At(address) => Some(address),
+            Self::Kernel(offset) => kernel_start.checked_add(offset),
+        }
+    }
+}
+
+/// Bytes of the file that belong in guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Offset in the file in bytes.
+    pub offset: u64,
+    /// Size in bytes, not 0; it ends inside the file.
+    pub size: u64,
+    /// Where it goes.
+    pub target: Target,
+}
+
+/// What a kernel image says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Its format.
+    pub format: Format,
+    /// The memory that it occupies while it runs.
+    pub extent: KernelExtent,
+    /// What to load.
+    pub segments: Vec<Segment>,
+    /// Where vCPU 0 starts.
+    pub entry: Target,
+    /// Where its initial RAM disk must end, exclusive; `u64::MAX` if anywhere.
+    pub initrd_limit: u64,
+    /// The longest command line that it takes, in bytes without the final NUL.
+    pub cmdline_max: usize,
+    /// The setup header to start the zero page from: bytes from offset 0x1F1 of the file on; empty if it has none.
+    pub setup_header: Vec<u8>,
+}
+
+/// Why a file is not a kernel that can be booted.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// No format's signature is there.
+    #[error("It is neither a bzImage nor an ELF file for {arch}")]
+    Unknown {
+        /// The guest's architecture.
+        arch: Arch,
+    },
+    /// The file ends early.
+    #[error("The {format} is truncated: it has {size} bytes and needs {needed}")]
+    Truncated {
+        /// The format.
+        format: &'static str,
+        /// Bytes in the file.
+        size: u64,
+        /// Bytes that its headers speak of, saturated.
+        needed: u64,
+    },
+    /// The format is right, but the image is none that can be entered.
+    #[error("The {format} cannot be booted: {reason}")]
+    Unfit {
+        /// The format.
+        format: &'static str,
+        /// What is wrong or missing.
+        reason: String,
+    },
+    /// Reading failed.
+    #[error("Cannot read it")]
+    Read(#[from] std::io::Error),
+}
+
+impl KernelError {
+    fn unfit(format: Format, reason: impl Into<String>) -> Self {
+        Self::Unfit { format: format.name(), reason: reason.into() }
+    }
+}
+
+impl Kernel {
+    /// Recognises the format by its signature and reads the headers.
+    pub fn probe(arch: Arch, source: &Source) -> Result<Self, KernelError> {
+        let signature = source.prefix::<{ bzimage::SIGNATURE_END }>()?;
+        match arch {
+            _ if elf::is_elf(&signature) => elf::parse(arch, source),
+            Arch::X86_64 if bzimage::is_bzimage(&signature) => bzimage::parse(source),
+            _ => Err(KernelError::Unknown { arch }),
+        }
+    }
+
+    /// Copies the segments into guest memory.
+    ///
+    /// `kernel_start` is the start of the map's `kernel` claim in bytes.
+    pub fn load(&self, source: &Source, memory: &GuestMemoryMmap, kernel_start: u64) -> Result<(), LoadError> {
+        let mut file = source.file();
+        for segment in &self.segments {
+            let address = segment.target.resolve(kernel_start).unwrap_or(u64::MAX);
+            file.seek(SeekFrom::Start(segment.offset))?;
+            memory
+                .read_exact_volatile_from(GuestAddress(address), &mut file, segment.size as usize)
+                .map_err(|source| LoadError::Copy { size: segment.size, address, source })?;
+        }
+        Ok(())
+    }
+}
+
+/// Why bytes of a file did not get into guest memory.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// Positioning failed.
+    #[error("Cannot seek")]
+    Seek(#[from] std::io::Error),
+    /// The file changed since it was probed, or its address is no memory.
+    #[error("Cannot read {size} bytes to guest physical address {address:#x}")]
+    Copy {
+        /// Bytes.
+        size: u64,
+        /// Guest physical address.
+        address: u64,
+        /// The cause.
+        source: GuestMemoryError,
+    },
+}

@@ -1,0 +1,104 @@
+//! A file named on the command line, opened once and read by position.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use thiserror::Error;
+
+/// An opened regular file and its size.
+#[derive(Debug)]
+pub struct Source {
+    file: File,
+    size: u64,
+}
+
+/// Why a file cannot serve.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// It cannot be opened or examined.
+    #[error("Cannot open it")]
+    Open(#[from] io::Error),
+    /// It is a directory, a device, a pipe or a socket.
+    #[error("It is {0}, not a regular file")]
+    NotRegular(&'static str),
+    /// It has no contents.
+    #[error("It is empty")]
+    Empty,
+}
+
+impl Source {
+    /// Opens a file for reading. Only a regular file will do: its size is needed, and waiting for a pipe is not wanted.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        // Without O_NONBLOCK, opening a FIFO would wait for a writer.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        Self::new(file)
+    }
+
+    fn new(file: File) -> Result<Self, OpenError> {
+        let metadata = file.metadata()?;
+        let kind = metadata.file_type();
+        match metadata.len() {
+            _ if kind.is_dir() => Err(OpenError::NotRegular("a directory")),
+            _ if kind.is_fifo() => Err(OpenError::NotRegular("a pipe")),
+            _ if kind.is_socket() => Err(OpenError::NotRegular("a socket")),
+            _ if !kind.is_file() => Err(OpenError::NotRegular("a device")),
+            0 => Err(OpenError::Empty),
+            size => Ok(Self { file, size }),
+        }
+    }
+
+    /// Size in bytes, as it was when the file was opened; not 0.
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The file itself, for reading whole segments.
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Fills `buffer` from `offset` bytes into the file.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    /// The first `N` bytes, with zeros after the end of a shorter file.
+    pub fn prefix<const N: usize>(&self) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.read(0, &mut bytes[..self.size.min(N as u64) as usize])?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+impl Source {
+    /// A source of these bytes, in a file without a name.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        use std::io::Write as _;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        Self::new(file).unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_regular_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = |path: &Path| Source::open(path).unwrap_err().to_string();
+        assert_eq!(message(dir.path()), "It is a directory, not a regular file");
+        assert_eq!(message(Path::new("/dev/zero")), "It is a device, not a regular file");
+        assert_eq!(message(&dir.path().join("missing")), "Cannot open it");
+        let empty = dir.path().join("empty");
+        std::fs::write(&empty, "").unwrap();
+        assert_eq!(message(&empty), "It is empty");
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(message(&fifo), "It is a pipe, not a regular file");
+    }
+}
