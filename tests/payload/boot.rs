@@ -1,0 +1,159 @@
+//! What a guest is given: boot protocol, memory, tables, devices, interrupts, CPUs.
+
+use std::io::Write as _;
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use carpel_testbed::payload;
+use serde_json::Value;
+
+use crate::guest::{LAYOUTS, MACHINES, Outcome, command, finish, run};
+
+#[test]
+fn output_is_the_guests_own_to_the_byte() {
+    for machine in MACHINES {
+        let outcome = run("hello", &machine).expect_status(0);
+        assert_eq!(outcome.stdout, "Hello from a guest\n", "{machine:?}");
+        assert_eq!(outcome.stderr, "", "{machine:?}");
+    }
+}
+
+#[test]
+fn the_smallest_guest_runs() {
+    assert_eq!(run("serial_byte", &[]).expect_status(0).stdout, ".");
+}
+
+#[test]
+fn appended_texts_end_the_command_line_in_order() {
+    let outcome = run("bootinfo", &["-a", "first second=2", "--append", "third"]).expect_status(0);
+    let line = outcome.stdout.lines().next().unwrap();
+    assert!(line.starts_with("cmdline: ") && line.ends_with("first second=2 third"), "{line}");
+}
+
+#[test]
+fn e820_agrees_with_the_map() {
+    for layout in LAYOUTS {
+        for mem in ["64M", "3G", "3328M", "6G"] {
+            let outcome = run("bootinfo", &["--layout", layout, "-m", mem]).expect_status(0);
+            let given: Vec<_> = outcome.values("e820").map(|values| values.join(" ")).collect();
+            assert_eq!(given, expected_e820(&map(layout, &["-m", mem])), "{layout} {mem}");
+        }
+    }
+}
+
+#[test]
+fn memory_is_zero_and_there_to_its_last_word() {
+    for layout in LAYOUTS {
+        for (mem, edges) in [("64M", 1), ("3G", 1), ("6G", 3)] {
+            let outcome = run("memory", &["--layout", layout, "-m", mem]).expect_status(0);
+            assert_eq!(outcome.values("edge").count(), edges, "{layout} {mem}: {outcome:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_large_initrd_arrives_whole_where_the_map_says() {
+    let words = 40 << 17;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let numbers = (0..words).map(|i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    file.write_all(&numbers.clone().flat_map(u64::to_le_bytes).collect::<Vec<_>>()).unwrap();
+    let sum = numbers.fold(0, u64::wrapping_add);
+    let path = file.path().to_str().unwrap();
+
+    for layout in LAYOUTS {
+        let outcome = run("bootinfo", &["--layout", layout, "-i", path]).expect_status(0);
+        let kernel = payload::path("bootinfo");
+        let map = map(layout, &["-k", kernel.to_str().unwrap(), "-i", path]);
+        let (start, end) = extent(&map, "claims", "initrd").expect("The map names the initrd");
+        assert_eq!(end - start, words * 8);
+        let expected = vec![format!("{start:#x}"), format!("{:#x}", words * 8), format!("{sum:#x}")];
+        assert_eq!(outcome.values("initrd").next().unwrap(), expected, "{layout}");
+    }
+}
+
+#[test]
+fn tables_are_sound_and_count_the_cpus() {
+    for machine in MACHINES {
+        let outcome = finish(command("tables", &["-c", "3"]).args(machine)).expect_status(0);
+        let tables: Vec<_> = outcome.values("table").map(|values| values.join(" ")).collect();
+        for table in ["XSDT", "FACP", "APIC", "DSDT"] {
+            assert!(tables.iter().any(|name| name == table), "{table} in {tables:?}");
+        }
+        assert_eq!(outcome.values("madt").next().unwrap(), ["cpus", "3"]);
+        assert_eq!(outcome.values("mp").next().unwrap(), ["cpus", "3"]);
+    }
+}
+
+#[test]
+fn devices_answer_and_holes_read_all_ones() {
+    for machine in MACHINES {
+        let before = SystemTime::now();
+        let outcome = run("devices", &machine).expect_status(0);
+        let clock = UNIX_EPOCH + Duration::from_secs(seconds(&outcome));
+        // The clock counts whole seconds.
+        assert!(clock + Duration::from_secs(1) >= before && clock <= SystemTime::now(), "{outcome:#?}");
+    }
+}
+
+#[test]
+fn serial_and_timer_interrupts_arrive() {
+    for machine in MACHINES {
+        let outcome = run("interrupts", &machine).expect_status(0);
+        assert!(outcome.stdout.contains("sent by interrupts\nok serial-interrupts\n"), "{outcome:#?}");
+    }
+}
+
+#[test]
+fn other_cpus_start_at_their_start_up_page() {
+    for machine in MACHINES {
+        let outcome = finish(command("smp", &["-c", "4", "-a", "page=0x5"]).args(machine)).expect_status(0);
+        assert_eq!(outcome.values("cpus").next().unwrap(), ["4"]);
+    }
+}
+
+#[test]
+fn as_many_as_64_cpus_start() {
+    let outcome = run("smp", &["-c", "64"]).expect_status(0);
+    assert_eq!(outcome.values("cpus").next().unwrap(), ["64"]);
+}
+
+/// The output of `carpel map`.
+fn map(layout: &str, args: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_carpel"));
+    let outcome = finish(command.args(["map", "--format", "json", "--layout", layout]).args(args)).expect_status(0);
+    serde_json::from_str(&outcome.stdout).expect("The map is JSON")
+}
+
+/// Start and end of a named row of the map.
+fn extent(map: &Value, list: &str, name: &str) -> Option<(u64, u64)> {
+    let row = map[list].as_array()?.iter().find(|row| row["name"] == name)?;
+    Some((row["start"].as_u64()?, row["end"].as_u64()?))
+}
+
+/// The lines that follow from a map: its RAM less the PC's hole below 1 MiB, in which the tables stand as reserved.
+fn expected_e820(map: &Value) -> Vec<String> {
+    const RAM: u32 = 1;
+    const RESERVED: u32 = 2;
+    let claim = |name| extent(map, "claims", name).unwrap_or_else(|| panic!("The map names {name}"));
+    let (ebda, acpi, mptable) = (claim("ebda"), claim("acpi"), claim("mptable"));
+    let low_ram = extent(map, "regions", "low_ram").unwrap();
+    let mut rows = vec![
+        (low_ram.0, ebda.0, RAM),
+        (ebda.0, ebda.1, RESERVED),
+        (acpi.0, mptable.1, RESERVED),
+        (mptable.1, low_ram.1, RAM),
+    ];
+    rows.extend(extent(map, "regions", "high_ram").map(|(start, end)| (start, end, RAM)));
+    rows.into_iter().map(|(start, end, kind)| format!("{start:#x} {end:#x} {kind}")).collect()
+}
+
+/// The guest's clock, `rtc 2026-11-21 12:34:56`, as Unix time.
+fn seconds(outcome: &Outcome) -> u64 {
+    let values = outcome.values("rtc").next().expect("The guest printed its clock").join("-").replace(':', "-");
+    let numbers: Vec<u64> = values.split('-').map(|number| number.parse().unwrap()).collect();
+    let [year, month, day, hour, minute, second] = numbers[..] else { panic!("{values} is not a time") };
+    // Days before the month in a year that begins in March: then the leap day is its last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1 - 719_468;
+    ((days * 24 + hour) * 60 + minute) * 60 + second
+}

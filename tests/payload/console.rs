@@ -1,0 +1,113 @@
+//! The console between a user and a guest.
+
+use std::fs;
+use std::io::{Seek as _, Write as _};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::sys::termios::{LocalFlags, OutputFlags, tcgetattr};
+
+use crate::guest::{MACHINES, Running, command, finish};
+
+const WAYS: [&str; 2] = ["by=asking", "by=interrupt"];
+
+#[test]
+fn input_reaches_the_guest() {
+    for machine in MACHINES {
+        for by in WAYS {
+            let mut guest = Running::start(command("echo", &["-a", by]).args(machine).stdin(Stdio::piped()));
+            guest.wait_for("ready\n");
+            guest.write(b"typed");
+            guest.wait_for("typed");
+            guest.write(b" later\nq");
+            assert_eq!(guest.finish().expect_status(0).stdout, "ready\ntyped later\nbye\n", "{by} {machine:?}");
+        }
+    }
+}
+
+#[test]
+fn input_longer_than_any_buffer_arrives_whole() {
+    let text: String = (0..4000).map(|i| i.to_string() + "\n").collect();
+    for by in WAYS {
+        let mut file = tempfile::tempfile().unwrap();
+        write!(file, "{text}q").unwrap();
+        file.rewind().unwrap();
+        // A regular file, which cannot be waited for as a pipe can.
+        let outcome = finish(command("echo", &["-a", by]).stdin(file)).expect_status(0);
+        assert_eq!(outcome.stdout, format!("ready\n{text}bye\n"), "{by}");
+    }
+}
+
+#[test]
+fn a_guest_that_reads_nothing_does_not_fill_memory() {
+    const TOTAL: u64 = 1 << 30;
+    let mut guest = Running::start(command("end", &["-a", "how=idle", "--timeout", "4s"]).stdin(Stdio::piped()));
+    guest.wait_for("ending\n");
+    let before = resident(guest.pid());
+    let mut input = guest.take_input();
+    let written = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&written);
+    let writer = thread::spawn(move || {
+        let block = vec![b'x'; 1 << 16];
+        // Ends with an error when carpel does.
+        while count.load(Ordering::Relaxed) < TOTAL && input.write_all(&block).is_ok() {
+            count.fetch_add(block.len() as u64, Ordering::Relaxed);
+        }
+    });
+    thread::sleep(Duration::from_secs(2));
+    let grown = resident(guest.pid()).saturating_sub(before);
+    guest.finish().expect_status(124);
+    writer.join().unwrap();
+    assert!(grown <= 1 << 20, "{grown} bytes more after {} of input", written.load(Ordering::Relaxed));
+}
+
+#[test]
+fn the_end_of_input_is_not_the_guests_end() {
+    let outcome =
+        finish(command("end", &["-a", "how=idle", "--timeout", "1s"]).stdin(Stdio::null())).expect_status(124);
+    assert!(outcome.elapsed >= Duration::from_secs(1));
+}
+
+#[test]
+fn a_terminal_is_raw_while_the_guest_runs_and_restored_after_every_end() {
+    check_terminal(130, "60s", |guest| guest.write(b"\x01x"));
+    check_terminal(0, "60s", |guest| guest.write(b"q"));
+    check_terminal(124, "1s", |_| ());
+    check_terminal(143, "60s", |guest| guest.signal(Signal::SIGTERM));
+}
+
+#[test]
+fn keys_that_signal_elsewhere_are_the_guests_on_a_terminal() {
+    let (mut guest, _terminal) = Running::start_on_terminal(&mut command("echo", &[]));
+    guest.wait_for("ready");
+    guest.write(b"<\x03\x1a\x1c>");
+    guest.wait_for("<\x03\x1a\x1c>");
+    guest.write(b"q");
+    guest.finish().expect_status(0);
+}
+
+/// Runs a guest on a terminal and ends it in a way that gives the status.
+fn check_terminal(status: i32, timeout: &str, end: fn(&mut Running)) {
+    let mut command = command("echo", &["--timeout", timeout]);
+    let (mut guest, terminal) = Running::start_on_terminal(&mut command);
+    guest.wait_for("ready");
+    let raw = tcgetattr(&terminal).unwrap();
+    let cooked = LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG;
+    assert!(!raw.local_flags.intersects(cooked), "{raw:?}");
+    end(&mut guest);
+    guest.finish().expect_status(status);
+    let after = tcgetattr(&terminal).unwrap();
+    assert!(after.local_flags.contains(cooked), "{status}: {after:?}");
+    assert!(after.output_flags.contains(OutputFlags::OPOST), "{status}: {after:?}");
+}
+
+/// Bytes of a process in memory.
+fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("carpel runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux counts resident memory");
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}

@@ -1,0 +1,9 @@
+//! `carpel run` with the test guests of `resources/payloads`, on this machine's /dev/kvm: what a guest is given, how its end
+//! becomes an exit status, and the console between them.
+
+#![cfg(target_arch = "x86_64")]
+
+mod boot;
+mod console;
+mod ends;
+mod guest;
