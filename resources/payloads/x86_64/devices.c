@@ -37,6 +37,7 @@ static void check_devices(void)
 	check((inb(COM1 + 5) & 0x60) == 0x60, "serial-ready", inb(COM1 + 5));
 	check(inb(I8042_STATUS) != 0xff, "i8042-status", inb(I8042_STATUS));
 	check(inw(PM1A_CNT) & 0x1, "sci-enabled", inw(PM1A_CNT));
+	check((inb(PVPANIC) & 0x3) == 0x3, "pvpanic-events", inb(PVPANIC));
 	map_gib(IOAPIC);
 	write32(IOAPIC, 1);
 	uint32_t version = read32(IOAPIC + 0x10);
