@@ -4,14 +4,14 @@
 //!
 //! | offset | port | register |
 //! | --- | --- | --- |
-//! | 0 | 0x600 | PM1a status, 16 bits: reads 0 (no fixed event ever happens, so no SCI is raised) |
-//! | 2 | 0x602 | PM1a enable, 16 bits: reads back what was written |
-//! | 4 | 0x604 | PM1a control, 16 bits |
+//! | 0 | 0x600 | `PM1a` status, 16 bits: reads 0 (no fixed event ever happens, so no SCI is raised) |
+//! | 2 | 0x602 | `PM1a` enable, 16 bits: reads back what was written |
+//! | 4 | 0x604 | `PM1a` control, 16 bits |
 //! | 8 | 0x608 | power management timer, 32 bits, read only |
 //!
-//! Control: bit 0 (SCI_EN) always reads 1, as the machine starts in ACPI mode; bits 10-12 (SLP_TYP) read back; writing
-//! bit 13 (SLP_EN), which reads 0, enters the sleep state: with SLP_TYP 0 that is S5, power-off. No other sleep state
-//! is offered, so any other SLP_TYP is ignored.
+//! Control: bit 0 (`SCI_EN`) always reads 1, as the machine starts in ACPI mode; bits 10-12 (`SLP_TYP`) read back; writing
+//! bit 13 (`SLP_EN`), which reads 0, enters the sleep state: with `SLP_TYP` 0 that is S5, power-off. No other sleep state
+//! is offered, so any other `SLP_TYP` is ignored.
 
 use crate::bus::BusDevice;
 use crate::event::{EventSink, GuestEvent};
@@ -25,13 +25,13 @@ const TIMER: usize = 8;
 const SCI_EN: u16 = 1 << 0;
 const SLP_TYP: u16 = 7 << 10;
 const SLP_EN: u16 = 1 << 13;
-/// The control bits that a guest reads back as it wrote them: SLP_TYP and BM_RLD (bit 1).
+/// The control bits that a guest reads back as it wrote them: `SLP_TYP` and `BM_RLD` (bit 1).
 const CONTROL_STORED: u16 = SLP_TYP | 1 << 1;
 
 /// Frequency of the timer in Hz (ACPI 6.5, section 4.8.2.1).
 const TIMER_HZ: u128 = 3_579_545;
 
-/// PM1a event block, PM1a control block and timer.
+/// `PM1a` event block, `PM1a` control block and timer.
 pub struct AcpiPm {
     enable: u16,
     control: u16,
@@ -67,17 +67,19 @@ impl AcpiPm {
 impl BusDevice for AcpiPm {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         let image = self.image();
-        let shown = usize::try_from(offset).map_or(&[][..], |at| image.get(at..).unwrap_or(&[]));
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let shown = image.get(offset..).unwrap_or(&[]);
         let len = shown.len().min(data.len());
         data[..len].copy_from_slice(&shown[..len]);
         data[len..].fill(0xff);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let mut image = self.image();
         let (mut writes_enable, mut writes_control) = (false, false);
         for (at, &byte) in data.iter().enumerate() {
-            let at = usize::try_from(offset).map_or(usize::MAX, |offset| offset.saturating_add(at));
+            let at = offset.saturating_add(at);
             writes_enable |= at / 2 == ENABLE / 2;
             writes_control |= at / 2 == CONTROL / 2;
             if let Some(register) = image.get_mut(at) {

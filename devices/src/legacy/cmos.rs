@@ -1,6 +1,6 @@
 //! CMOS: the MC146818 real-time clock and 128 bytes of RAM, at ports 0x70 and 0x71.
 //!
-//! Source: Motorola MC146818A datasheet; RAM layout: IBM PC AT Technical Reference and SeaBIOS (src/hw/rtc.h).
+//! Source: Motorola MC146818A datasheet; RAM layout: IBM PC AT Technical Reference and `SeaBIOS` (src/hw/rtc.h).
 //!
 //! | offset | port | register |
 //! | --- | --- | --- |
@@ -150,13 +150,13 @@ impl Cmos {
         if self.control_b(HOURS_24) {
             return self.encode(hour);
         }
-        let twelve = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let twelve = if hour.is_multiple_of(12) { 12 } else { hour % 12 };
         self.encode(twelve) | if hour < 12 { 0 } else { AFTERNOON }
     }
 
     /// A number below 100 in BCD, or in binary if the guest chose that.
     fn encode(&self, value: u8) -> u8 {
-        if self.control_b(BINARY) { value } else { value / 10 << 4 | value % 10 }
+        if self.control_b(BINARY) { value } else { ((value / 10) << 4) | (value % 10) }
     }
 
     fn control_b(&self, bit: u8) -> bool {

@@ -190,8 +190,8 @@ mod tests {
 
     fn ioapic() -> (IoApic, Routes) {
         let routes = Routes::default();
-        let router = Box::new(Recorder(routes.clone()));
-        (IoApic::new(2, router), routes)
+        let ioapic = IoApic::new(2, Box::new(Recorder(routes.clone())));
+        (ioapic, routes)
     }
 
     fn get(ioapic: &mut IoApic, index: u8) -> u32 {
@@ -257,7 +257,7 @@ mod tests {
         let (mut ioapic, _) = ioapic();
         let pending = REMOTE_IRR | DELIVERY_STATUS;
         ioapic.entries[..3].copy_from_slice(&[pending | LEVEL | 0x31, pending | LEVEL | 0x32, pending | 0x31]);
-        let mut low = |ioapic: &mut IoApic| [0x10, 0x12, 0x14].map(|index| get(ioapic, index));
+        let low = |ioapic: &mut IoApic| [0x10, 0x12, 0x14].map(|index| get(ioapic, index));
         set(&mut ioapic, 0x10, 0x8031);
         assert_eq!(low(&mut ioapic), [0xd031, 0xd032, 0x5031]);
         ioapic.end_of_interrupt(0x31);

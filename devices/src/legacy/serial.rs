@@ -81,7 +81,8 @@ impl Serial {
     }
 
     /// Hands the guest received bytes. Returns how many it took: those that its FIFO has room for, none while it does
-    /// not listen. After less than all, [`Self::room`] tells when to offer the rest.
+    /// not listen. After less than all, [`Self::room`] tells when to offer the rest. A vCPU that is blocked in a write to the
+    /// output holds the port's lock, so a thread that must not wait offers input under `try_lock`.
     pub fn input(&mut self, bytes: &[u8]) -> usize {
         let room = if self.listens() { self.uart.fifo_capacity() } else { 0 };
         let taken = room.min(bytes.len());
