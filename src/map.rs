@@ -1,6 +1,5 @@
 //! `carpel map`: prints the guest physical map of a configuration.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
@@ -24,50 +23,24 @@ pub enum Format {
 pub fn run(args: &MapArgs) -> Result<()> {
     let map = args.resolve()?;
     let text = match args.format {
-        Format::Text => text(&map),
-        Format::Json => json(&map)?,
+        Format::Text => map.to_string(),
+        Format::Json => serde_json::to_string_pretty(&map)? + "\n",
         Format::Markdown => markdown(&map),
     };
     std::io::stdout().write_all(text.as_bytes()).context("Cannot write the map")
 }
 
-fn json(map: &MemoryMap) -> Result<String> {
-    Ok(serde_json::to_string_pretty(map)? + "\n")
-}
-
-fn text(map: &MemoryMap) -> String {
-    let mut text = format!("{} {}, {} of RAM\n\n", map.arch, map.layout, Bytes(map.mem));
-    let mut line = |indent: &str, extent: &Extent| {
-        let Extent { name, start, end, kind, .. } = extent;
-        let name = format!("{indent}{name}");
-        let (start, end, size) = (Address(*start), Address(*end), Bytes(extent.size()));
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{start:>18} {end:>18} {size:>12}  {:8} {name}", kind.name());
-    };
-    for region in &map.regions {
-        line("", region);
-        for claim in map.claims.iter().filter(|claim| region.contains(claim)) {
-            line("  ", claim);
-        }
-    }
-    text
-}
-
 fn markdown(map: &MemoryMap) -> String {
-    let table = |extents: &[Extent]| {
-        let mut table = String::from("| name | start | end | size | kind |\n| --- | --- | --- | --- | --- |\n");
-        for extent in extents {
-            let (start, end, size) = (Address(extent.start), Address(extent.end), Bytes(extent.size()));
-            let _ = writeln!(table, "| `{}` | {start} | {end} | {size} | {} |", extent.name, extent.kind.name());
-        }
-        table
-    };
-    format!(
-        "### {} `{}`, {} of RAM\n\n{}\nClaims:\n\n{}",
-        map.arch,
-        map.layout,
-        Bytes(map.mem),
-        table(&map.regions),
-        table(&map.claims)
-    )
+    let (arch, layout, mem) = (map.arch, map.layout, Bytes(map.mem));
+    let (regions, claims) = (table(&map.regions), table(&map.claims));
+    format!("Regions of {arch} `{layout}` with {mem} of RAM:\n\n{regions}\nClaims in them:\n\n{claims}")
+}
+
+fn table(extents: &[Extent]) -> String {
+    let rows = extents.iter().map(|extent| {
+        let Extent { name, start, end, kind, .. } = extent;
+        let (start, end, size) = (Address(*start), Address(*end), Bytes(extent.size()));
+        format!("| `{name}` | {start} | {end} | {size} | {} |\n", kind.name())
+    });
+    "| name | start | end | size | kind |\n| --- | --- | --- | --- | --- |\n".to_owned() + &rows.collect::<String>()
 }

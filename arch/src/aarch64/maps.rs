@@ -11,11 +11,15 @@ const GIB: u64 = 1 << 30;
 const KERNEL: When = When::Boot(&[Boot::Linux]);
 const FIRMWARE: When = When::Boot(&[Boot::Firmware]);
 
-/// A redistributor's two frames, RD_base and SGI_base, of 64 KiB each (Arm IHI 0069, GICv3 redistributor map).
+/// A redistributor's two frames, `RD_base` and `SGI_base`, of 64 KiB each (Arm IHI 0069, "Redistributor frames").
 const REDISTRIBUTOR_SIZE: u64 = 128 * KIB;
+
+const RAM: &[&str] = &["ram"];
 
 const CROSVM_RAM: u64 = 0x8000_0000;
 const CROSVM_GIC_DIST: u64 = 0x3FFF_0000;
+/// The first four are the serial ports' and the RTC's; 64 SPIs in all, a multiple of the GIC's granularity of 32.
+const CROSVM_WINDOW_SPIS: Range<u32> = 4..64;
 
 /// Devices in the lowest megabytes, the GIC below 1 GiB, RAM from 2 GiB; the default.
 pub static CROSVM: Layout = Layout {
@@ -41,23 +45,30 @@ pub static CROSVM: Layout = Layout {
         Row::region("platform_mmio", Kind::Mmio, Base::After { rows: &["ram"], floor: 0 }, Size::Bytes(8 * MIB)),
         Row::region("shm", Kind::Shm, Base::After { rows: &["platform_mmio"], floor: 0 }, Size::Shm).align(GIB),
         Row::region("high_mmio", Kind::Mmio, Base::After { rows: &["platform_mmio", "shm"], floor: 0 }, Size::ToLimit),
-        Row::claim("kernel", Base::At(CROSVM_RAM), Size::Kernel),
-        Row::claim("initrd", Base::After { rows: &["kernel"], floor: CROSVM_RAM }, Size::Initrd).align(PAGE_SIZE),
-        Row::claim("fdt", Base::TopOf("ram"), Size::Bytes(2 * MIB)).align(2 * MIB).when(KERNEL),
+        Row::claim("kernel", Base::At(CROSVM_RAM), Size::Kernel { lowest: CROSVM_RAM }).within(RAM),
+        Row::claim("initrd", Base::After { rows: &["kernel"], floor: CROSVM_RAM }, Size::Initrd)
+            .align(PAGE_SIZE)
+            .within(RAM),
+        Row::claim("fdt", Base::TopOf { row: "ram", above: &["kernel", "initrd"] }, Size::Bytes(2 * MIB))
+            .align(2 * MIB)
+            .when(KERNEL),
         Row::fixed_claim("fdt", CROSVM_RAM..CROSVM_RAM + 2 * MIB).when(FIRMWARE),
-        Row::claim("firmware", Base::At(CROSVM_RAM + 2 * MIB), Size::Firmware).when(FIRMWARE),
+        Row::claim("firmware", Base::At(CROSVM_RAM + 2 * MIB), Size::Firmware).within(RAM).when(FIRMWARE),
     ],
     window_region: "mmio",
     window_size: PAGE_SIZE,
-    window_irqs: &[4..64],
+    window_irqs: &[CROSVM_WINDOW_SPIS],
+    // Linux's VGIC_V3_MAX_CPUS; the redistributors of so many still end well above `mmio`.
     max_vcpus: &[GICV2_VCPUS, (When::Always, 512)],
 };
 
-/// The architecture's limit of GICv2: CPU targets are a byte, one bit each (Arm IHI 0048, GICD_ITARGETSR).
+/// The architecture's limit of `GICv2`: CPU targets are a byte, one bit each (Arm IHI 0048, `GICD_ITARGETSR`).
 const GICV2_VCPUS: (When, u32) = (When::Gic(Gic::V2), 8);
 
 const VIRT_RAM: u64 = 0x4000_0000;
 const VIRT_GICR: Range<u64> = 0x80A_0000..0x900_0000;
+/// One for each of the 32 windows.
+const VIRT_WINDOW_SPIS: Range<u32> = 16..48;
 
 /// QEMU's `virt` machine, without PCI.
 pub static VIRT: Layout = Layout {
@@ -79,15 +90,20 @@ pub static VIRT: Layout = Layout {
         Row::fixed("pcie_mmio", Kind::Pci, 0x2000_0000..0x3000_0000),
         Row::region("ram", Kind::Ram, Base::At(VIRT_RAM), Size::Ram { max: u64::MAX }),
         Row::region("shm", Kind::Shm, Base::After { rows: &["ram"], floor: 0 }, Size::Shm).align(GIB),
-        Row::claim("firmware_image", Base::At(0), Size::Firmware).when(FIRMWARE),
+        Row::claim("firmware_image", Base::At(0), Size::Firmware).within(&["flash"]).when(FIRMWARE),
         Row::fixed_claim("fdt", VIRT_RAM..VIRT_RAM + 512 * KIB),
-        Row::claim("kernel", Base::At(VIRT_RAM + 2 * MIB), Size::Kernel).when(When::Flat(false)),
-        Row::claim("kernel", Base::At(VIRT_RAM + 512 * KIB), Size::Kernel).when(When::Flat(true)),
+        Row::claim("kernel", Base::At(VIRT_RAM + 2 * MIB), Size::Kernel { lowest: VIRT_RAM })
+            .within(RAM)
+            .when(When::Flat(false)),
+        Row::claim("kernel", Base::At(VIRT_RAM + 512 * KIB), Size::Kernel { lowest: VIRT_RAM })
+            .within(RAM)
+            .when(When::Flat(true)),
         Row::claim("initrd", Base::After { rows: &["kernel"], floor: VIRT_RAM + 2 * MIB }, Size::Initrd)
-            .align(PAGE_SIZE),
+            .align(PAGE_SIZE)
+            .within(RAM),
     ],
     window_region: "virtio",
     window_size: 16 * KIB,
-    window_irqs: &[16..48],
+    window_irqs: &[VIRT_WINDOW_SPIS],
     max_vcpus: &[GICV2_VCPUS, (When::Always, ((VIRT_GICR.end - VIRT_GICR.start) / REDISTRIBUTOR_SIZE) as u32)],
 };

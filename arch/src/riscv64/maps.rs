@@ -1,11 +1,16 @@
 //! The riscv64 layout. KVM gives a guest S-mode only: the boot ROM and the CLINT stay reserved, SBI stands in for both.
 
+use std::ops::Range;
+
 use crate::map::{Arch, Base, Kind, Layout, PAGE_SIZE, Row, Size, When};
 
 const MIB: u64 = 1 << 20;
 const RAM: u64 = 0x8000_0000;
 /// Where an M-mode SBI firmware would be; kernels expect to be loaded after it.
 const SBI_SIZE: u64 = 2 * MIB;
+
+/// QEMU's virt machine wires its eight transports to PLIC sources 1 to 8.
+const WINDOW_IRQS: Range<u32> = 1..9;
 
 /// QEMU's `virt` machine, without PCI.
 pub static VIRT: Layout = Layout {
@@ -21,13 +26,18 @@ pub static VIRT: Layout = Layout {
         Row::fixed("pcie_mmio", Kind::Pci, 0x4000_0000..RAM),
         Row::region("ram", Kind::Ram, Base::At(RAM), Size::Ram { max: u64::MAX }),
         Row::fixed_claim("sbi_reserved", RAM..RAM + SBI_SIZE).reserved(),
-        Row::claim("kernel", Base::At(RAM + SBI_SIZE), Size::Kernel),
-        Row::claim("initrd", Base::After { rows: &["kernel"], floor: RAM + SBI_SIZE }, Size::Initrd).align(PAGE_SIZE),
+        // An Image's header holds the size of what it leaves to the SBI as its text_offset.
+        Row::claim("kernel", Base::At(RAM), Size::Kernel { lowest: RAM }).within(&["ram"]).when(When::Flat(false)),
+        Row::claim("kernel", Base::At(RAM + SBI_SIZE), Size::Kernel { lowest: RAM })
+            .within(&["ram"])
+            .when(When::Flat(true)),
+        Row::claim("initrd", Base::After { rows: &["kernel"], floor: RAM + SBI_SIZE }, Size::Initrd)
+            .align(PAGE_SIZE)
+            .within(&["ram"]),
     ],
     window_region: "virtio",
     window_size: PAGE_SIZE,
-    // QEMU's virt machine wires its eight transports to PLIC sources 1 to 8.
-    window_irqs: &[1..9],
+    window_irqs: &[WINDOW_IRQS],
     // As many harts as QEMU's virt machine lets the PLIC's contexts serve.
     max_vcpus: &[(When::Always, 512)],
 };

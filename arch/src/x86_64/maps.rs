@@ -21,7 +21,7 @@ const FIRMWARE: When = When::Boot(&[Boot::Firmware]);
 /// Interrupts for virtio-mmio: ISA lines that no PC device here uses, then the IOAPIC's upper pins.
 const WINDOW_IRQS: &[Range<u32>] = &[5..8, 10..16, 16..24];
 
-/// Local APIC ids are 8 bits wide and the MP table's page holds 64 processors besides its other entries.
+/// As many as the layouts promise, below the 254 that local APIC ids of 8 bits leave (255 is the broadcast).
 const MAX_VCPUS: &[(When, u32)] = &[(When::Always, 64)];
 
 /// RAM to 3 GiB, a hole for PCI, one window for device registers, firmware below 4 GiB; the default.
@@ -46,8 +46,54 @@ pub static CROSVM: Layout = Layout {
     max_vcpus: MAX_VCPUS,
 };
 
-/// Rows that both layouts have: chip carve-outs, firmware, and what lies in low memory before a kernel runs.
-const COMMON_ROWS: [Row; 21] = [
+/// The regions that may hold a kernel that names its own addresses.
+const RAM: &[&str] = &["low_ram", "high_ram"];
+
+const KRUN_ROWS: [Row; 6 + COMMON_CLAIMS.len() + 3] = join(
+    [
+        Row::region("low_ram", Kind::Ram, Base::At(0), Size::Ram { max: 0xC000_0000 }),
+        Row::fixed("pci_hole", Kind::Pci, 0xC000_0000..0xFEC0_0000),
+        Row::fixed("mmio_window", Kind::Mmio, 0xFEC0_0000..0xFF00_0000),
+        Row::fixed("firmware", Kind::Firmware, 0xFF00_0000..HIGH_RAM),
+        Row::region("high_ram", Kind::Ram, Base::At(HIGH_RAM), Size::Ram { max: u64::MAX }),
+        Row::region("shm", Kind::Shm, Base::After { rows: &["high_ram"], floor: HIGH_RAM }, Size::Shm).align(GIB),
+    ],
+    [
+        Row::fixed_claim("boot_stack", 0x8000..0x9000).when(LINUX),
+        Row::claim("kernel", Base::At(MIB), Size::Kernel { lowest: MIB }).within(RAM),
+        Row::claim("initrd", Base::TopOf { row: "low_ram", above: &["kernel"] }, Size::Initrd)
+            .align(PAGE_SIZE)
+            .within(&["low_ram"]),
+    ],
+);
+
+const CROSVM_ROWS: [Row; 8 + COMMON_CLAIMS.len() + 2] = join(
+    [
+        Row::region("low_ram", Kind::Ram, Base::At(0), Size::Ram { max: 0xD000_0000 }),
+        Row::fixed("low_mmio", Kind::Mmio, 0xD000_0000..0xF400_0000),
+        Row::fixed("pcie_ecam", Kind::Pci, 0xF400_0000..0xF800_0000),
+        Row::fixed("reserved", Kind::Reserved, 0xF800_0000..0xFF00_0000),
+        Row::fixed("firmware", Kind::Firmware, 0xFF00_0000..HIGH_RAM),
+        Row::region("high_ram", Kind::Ram, Base::At(HIGH_RAM), Size::Ram { max: u64::MAX }),
+        Row::region("shm", Kind::Shm, Base::After { rows: &["high_ram"], floor: HIGH_RAM }, Size::Shm).align(GIB),
+        Row::region(
+            "high_mmio",
+            Kind::Mmio,
+            Base::After { rows: &["high_ram", "shm"], floor: HIGH_RAM },
+            Size::ToLimit,
+        )
+        .align(GIB),
+    ],
+    [
+        Row::claim("kernel", Base::At(2 * MIB), Size::Kernel { lowest: MIB }).within(RAM),
+        Row::claim("initrd", Base::After { rows: &["kernel"], floor: 2 * MIB }, Size::Initrd)
+            .align(PAGE_SIZE)
+            .within(&["low_ram"]),
+    ],
+);
+
+/// Claims of both layouts: chip carve-outs, the firmware's image, and what lies in low memory before a kernel runs.
+const COMMON_CLAIMS: [Row; 19] = [
     Row::fixed_claim("ioapic", 0xFEC0_0000..0xFEC0_1000),
     Row::fixed_claim("hpet", 0xFED0_0000..0xFED0_1000),
     // The LAPIC's page and the range that message-signalled interrupts are written to.
@@ -55,8 +101,7 @@ const COMMON_ROWS: [Row; 21] = [
     // KVM_SET_IDENTITY_MAP_ADDR and KVM_SET_TSS_ADDR: Intel hosts without unrestricted guest need them.
     Row::fixed_claim("identity_map", 0xFEFF_C000..0xFEFF_D000),
     Row::fixed_claim("tss", 0xFEFF_D000..0xFF00_0000),
-    Row::fixed("firmware", Kind::Firmware, 0xFF00_0000..HIGH_RAM),
-    Row::claim("firmware_image", Base::EndingAt(HIGH_RAM), Size::Firmware).when(FIRMWARE),
+    Row::claim("firmware_image", Base::EndingAt(HIGH_RAM), Size::Firmware).within(&["firmware"]).when(FIRMWARE),
     Row::claim("firmware_low", Base::EndingAt(MIB), Size::FirmwareTail { max: FIRMWARE_TAIL }).when(FIRMWARE),
     Row::fixed_claim("gdt", 0x500..0x520).when(LINUX),
     Row::fixed_claim("idt", 0x520..0x528).when(LINUX),
@@ -70,51 +115,20 @@ const COMMON_ROWS: [Row; 21] = [
     Row::fixed_claim("ebda", LEGACY_AREA.start..0xA_0000).when(KERNEL).reserved(),
     Row::fixed_claim("acpi", 0xE_0000..0xF_0000).when(KERNEL).reserved(),
     Row::fixed_claim("mptable", 0xF_0000..0x10_0000).when(KERNEL).reserved(),
-    Row::region("high_ram", Kind::Ram, Base::At(HIGH_RAM), Size::Ram { max: u64::MAX }),
 ];
 
-const KRUN_ROWS: [Row; COMMON_ROWS.len() + 7] = join(
-    [
-        Row::region("low_ram", Kind::Ram, Base::At(0), Size::Ram { max: 0xC000_0000 }),
-        Row::fixed("pci_hole", Kind::Pci, 0xC000_0000..0xFEC0_0000),
-        Row::fixed("mmio_window", Kind::Mmio, 0xFEC0_0000..0xFF00_0000),
-    ],
-    [
-        Row::region("shm", Kind::Shm, Base::After { rows: &["high_ram"], floor: HIGH_RAM }, Size::Shm).align(GIB),
-        Row::fixed_claim("boot_stack", 0x8000..0x9000).when(LINUX),
-        Row::claim("kernel", Base::At(MIB), Size::Kernel),
-        Row::claim("initrd", Base::TopOf("low_ram"), Size::Initrd).align(PAGE_SIZE),
-    ],
-);
-
-const CROSVM_ROWS: [Row; COMMON_ROWS.len() + 8] = join(
-    [
-        Row::region("low_ram", Kind::Ram, Base::At(0), Size::Ram { max: 0xD000_0000 }),
-        Row::fixed("low_mmio", Kind::Mmio, 0xD000_0000..0xF400_0000),
-        Row::fixed("pcie_ecam", Kind::Pci, 0xF400_0000..0xF800_0000),
-        Row::fixed("reserved", Kind::Reserved, 0xF800_0000..0xFF00_0000),
-    ],
-    [
-        Row::region("shm", Kind::Shm, Base::After { rows: &["high_ram"], floor: HIGH_RAM }, Size::Shm).align(GIB),
-        Row::region("high_mmio", Kind::Mmio, Base::After { rows: &["high_ram", "shm"], floor: HIGH_RAM }, Size::ToLimit)
-            .align(GIB),
-        Row::claim("kernel", Base::At(2 * MIB), Size::Kernel),
-        Row::claim("initrd", Base::After { rows: &["kernel"], floor: 2 * MIB }, Size::Initrd).align(PAGE_SIZE),
-    ],
-);
-
-/// The rows before the common ones, the common ones, and the rows after them.
-const fn join<const A: usize, const B: usize, const N: usize>(before: [Row; A], after: [Row; B]) -> [Row; N] {
-    assert!(A + COMMON_ROWS.len() + B == N);
-    let mut rows = [COMMON_ROWS[0]; N];
+/// A table of the regions, the common claims and the layout's own.
+const fn join<const R: usize, const C: usize, const N: usize>(regions: [Row; R], claims: [Row; C]) -> [Row; N] {
+    assert!(R + COMMON_CLAIMS.len() + C == N);
+    let mut rows = [COMMON_CLAIMS[0]; N];
     let mut at = 0;
     while at < N {
-        rows[at] = if at < A {
-            before[at]
-        } else if at < A + COMMON_ROWS.len() {
-            COMMON_ROWS[at - A]
+        rows[at] = if at < R {
+            regions[at]
+        } else if at < R + COMMON_CLAIMS.len() {
+            COMMON_CLAIMS[at - R]
         } else {
-            after[at - A - COMMON_ROWS.len()]
+            claims[at - R - COMMON_CLAIMS.len()]
         };
         at += 1;
     }

@@ -1,0 +1,124 @@
+//! Why a table does not resolve.
+
+use thiserror::Error;
+
+use crate::map::{Address, Bytes, Extent, KernelExtent, PAGE_SIZE};
+
+/// Why a table has no map for its inputs.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum MapError {
+    /// The size of memory is 0 or not made of pages.
+    #[error("Guest memory of {mem} bytes is not a positive multiple of {PAGE_SIZE} bytes")]
+    Granularity {
+        /// Bytes asked for.
+        mem: u64,
+    },
+    /// The table's windows for RAM are used up.
+    #[error("Guest memory of {} does not fit: the layout has no place for the last {}", Bytes(*.mem), Bytes(*.rest))]
+    RamWindows {
+        /// Bytes asked for.
+        mem: u64,
+        /// Bytes left over.
+        rest: u64,
+    },
+    /// RAM or shared memory that would need an address beyond the guest physical address space.
+    #[error(
+        "`{name}` of {} would end at {}, beyond the limit of {phys_bits} guest physical address bits ({})",
+        Bytes(*.size), Address(*.end), Address(1 << *.phys_bits)
+    )]
+    AddressLimit {
+        /// The row.
+        name: &'static str,
+        /// Its size in bytes.
+        size: u64,
+        /// Where it would end, exclusive; saturated.
+        end: u64,
+        /// The limit in bits, 32 to 52.
+        phys_bits: u8,
+    },
+    /// The number of address bits is none that these architectures have.
+    #[error("{bits} guest physical address bits are not in the range of 32 to 52")]
+    PhysBits {
+        /// What was asked for.
+        bits: u8,
+    },
+    /// More or fewer vCPUs than the layout has room for.
+    #[error("{vcpus} vCPUs are not in the range of 1 to {max} that the `{layout}` layout has room for")]
+    Vcpus {
+        /// What was asked for.
+        vcpus: u32,
+        /// The most.
+        max: u32,
+        /// The layout.
+        layout: &'static str,
+    },
+    /// Two ranges that share an address.
+    #[error("{first} overlaps {second}")]
+    Overlap {
+        /// The lower range.
+        first: Extent,
+        /// The higher range.
+        second: Extent,
+    },
+    /// A claim that is in no region, or not in one that may hold it.
+    #[error("{claim} does not lie inside {}", regions(.within))]
+    Outside {
+        /// The claim.
+        claim: Extent,
+        /// The regions that may hold it, any if empty.
+        within: &'static [&'static str],
+    },
+    /// A row that there is no room for where it belongs.
+    #[error("`{name}` of {} does not fit: {reason}", Bytes(*.size))]
+    NoRoom {
+        /// The row.
+        name: &'static str,
+        /// Its size in bytes.
+        size: u64,
+        /// What is in the way.
+        reason: &'static str,
+    },
+    /// A kernel that names addresses below those for kernels.
+    #[error("`{name}` at {} would start below {}, the lowest address for kernels", Address(*.start), Address(*.lowest))]
+    KernelTooLow {
+        /// The row.
+        name: &'static str,
+        /// The lowest address that the kernel names.
+        start: u64,
+        /// The lowest that is allowed.
+        lowest: u64,
+    },
+    /// A kernel whose sizes and addresses overflow or are empty.
+    #[error("The sizes and addresses of `{name}` give no range of addresses: {kernel:?}")]
+    KernelExtent {
+        /// The row.
+        name: &'static str,
+        /// What the image says.
+        kernel: KernelExtent,
+    },
+    /// The guest has too little memory for what it must hold.
+    #[error("Guest memory of {} is too small; the least --mem that works is {}M", Bytes(*.mem), .least >> 20)]
+    TooSmall {
+        /// Bytes asked for.
+        mem: u64,
+        /// The least multiple of 1 MiB that works, in bytes.
+        least: u64,
+        /// What did not fit.
+        #[source]
+        reason: Box<MapError>,
+    },
+}
+
+impl MapError {
+    /// Whether more guest memory may help.
+    pub(super) fn wants_memory(&self) -> bool {
+        matches!(self, Self::Overlap { .. } | Self::Outside { .. } | Self::NoRoom { .. } | Self::Granularity { mem: 0 })
+    }
+}
+
+fn regions(names: &[&str]) -> String {
+    if names.is_empty() {
+        return "any one region".to_owned();
+    }
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
+}
