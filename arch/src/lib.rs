@@ -10,14 +10,9 @@ mod resolve;
 pub mod riscv64;
 pub mod x86_64;
 
-pub use map::{Arch, Boot, Extent, Gic, Inputs, Kind, KernelExtent, Layout, MemoryMap};
+pub use map::{Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap};
 pub use resolve::{MapError, resolve};
 
 /// Every layout that carpel knows, the default of each architecture first.
-pub static LAYOUTS: &[&Layout] = &[
-    &x86_64::maps::KRUN,
-    &x86_64::maps::CROSVM,
-    &aarch64::maps::CROSVM,
-    &aarch64::maps::VIRT,
-    &riscv64::maps::VIRT,
-];
+pub static LAYOUTS: &[&Layout] =
+    &[&x86_64::maps::KRUN, &x86_64::maps::CROSVM, &aarch64::maps::CROSVM, &aarch64::maps::VIRT, &riscv64::maps::VIRT];

@@ -98,10 +98,7 @@ pub enum AcpiError {
 
 /// The tables for guest physical addresses from `base` (a multiple of 64) to `end`, exclusive. The RSDP comes first.
 pub fn build(base: u64, end: u64, platform: &Platform) -> Result<Vec<u8>, AcpiError> {
-    let mut blob = Blob {
-        base,
-        bytes: vec![0; Rsdp::len()],
-    };
+    let mut blob = Blob { base, bytes: vec![0; Rsdp::len()] };
     let facs = blob.place(&FACS::new());
     let dsdt = blob.place(&dsdt(platform)?);
     let fadt = blob.place(&fadt(facs, dsdt, platform));
@@ -182,11 +179,7 @@ fn fadt(facs: u64, dsdt: u64, platform: &Platform) -> FADT {
     fadt.p_lvl3_lat = NO_C3_LATENCY.into();
     fadt.reset_reg = port(RESET_PORT, 8, AccessSize::ByteAccess);
     fadt.reset_value = RESET_VALUE;
-    let rtc = if platform.rtc {
-        0
-    } else {
-        CMOS_RTC_NOT_PRESENT
-    };
+    let rtc = if platform.rtc { 0 } else { CMOS_RTC_NOT_PRESENT };
     fadt.iapc_boot_arch = (LEGACY_DEVICES | VGA_NOT_PRESENT | rtc).into();
     fadt.finalize()
 }
@@ -223,19 +216,9 @@ fn madt(platform: &Platform) -> Sdt {
     entries.extend(SCI_OVERRIDE);
     entries.extend(LINT1_NMI);
 
-    let mut madt = Sdt::new(
-        *b"APIC",
-        MADT_FIXED_SIZE,
-        MADT_REVISION,
-        OEM_ID,
-        OEM_TABLE_ID,
-        OEM_REVISION,
-    );
+    let mut madt = Sdt::new(*b"APIC", MADT_FIXED_SIZE, MADT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     madt.write_u32(MADT_LAPIC_OFFSET, platform.lapic);
-    madt.write_u32(
-        MADT_FLAGS_OFFSET,
-        if platform.pic { PCAT_COMPAT } else { 0 },
-    );
+    madt.write_u32(MADT_FLAGS_OFFSET, if platform.pic { PCAT_COMPAT } else { 0 });
     madt.append_slice(&entries);
     madt
 }
@@ -267,14 +250,7 @@ fn dsdt(platform: &Platform) -> Result<Sdt, AcpiError> {
 
     // S5 with SLP_TYP 0 in both control registers; the other two elements are reserved.
     let off = aml::Package::new(vec![&aml::ZERO, &aml::ZERO, &aml::ZERO, &aml::ZERO]);
-    let mut dsdt = Sdt::new(
-        *b"DSDT",
-        HEADER_SIZE,
-        DSDT_REVISION,
-        OEM_ID,
-        OEM_TABLE_ID,
-        OEM_REVISION,
-    );
+    let mut dsdt = Sdt::new(*b"DSDT", HEADER_SIZE, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&aml_bytes(&aml::Name::new("\\_S5_".into(), &off)));
     dsdt.append_slice(&aml::Scope::raw("\\_SB_".into(), devices));
     Ok(dsdt)
@@ -293,12 +269,7 @@ fn serial_port(index: usize, serial: SerialPort) -> Vec<u8> {
 
 fn rtc() -> Vec<u8> {
     let ports = aml::IO::new(RTC_PORT, RTC_PORT, 1, 2);
-    device(
-        "RTC_",
-        &aml::EISAName::new("PNP0B00"),
-        &[],
-        vec![&ports, &edge_interrupt(u32::from(RTC_IRQ), false)],
-    )
+    device("RTC_", &aml::EISAName::new("PNP0B00"), &[], vec![&ports, &edge_interrupt(u32::from(RTC_IRQ), false)])
 }
 
 /// The identifier is QEMU's, for which Linux has a driver (drivers/misc/pvpanic/pvpanic-mmio.c).
@@ -319,17 +290,9 @@ fn virtio_mmio(index: usize, window: VirtioMmio) -> Vec<u8> {
 }
 
 /// A device with its hardware ID, further named objects, and current resources.
-fn device(
-    name: &str,
-    hid: &dyn Aml,
-    objects: &[(&str, &dyn Aml)],
-    resources: Vec<&dyn Aml>,
-) -> Vec<u8> {
+fn device(name: &str, hid: &dyn Aml, objects: &[(&str, &dyn Aml)], resources: Vec<&dyn Aml>) -> Vec<u8> {
     let hid = aml::Name::new("_HID".into(), hid);
-    let objects: Vec<aml::Name> = objects
-        .iter()
-        .map(|(name, value)| aml::Name::new((*name).into(), *value))
-        .collect();
+    let objects: Vec<aml::Name> = objects.iter().map(|(name, value)| aml::Name::new((*name).into(), *value)).collect();
     let resources = aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(resources));
     let mut children: Vec<&dyn Aml> = vec![&hid];
     children.extend(objects.iter().map(|object| object as &dyn Aml));
@@ -362,26 +325,11 @@ mod tests {
             lapic: 0xfee0_0000,
             ioapic: 0xfec0_0000,
             pic: true,
-            com: [
-                Some(SerialPort {
-                    port: 0x3f8,
-                    irq: 4,
-                }),
-                None,
-                Some(SerialPort {
-                    port: 0x3e8,
-                    irq: 4,
-                }),
-                None,
-            ],
+            com: [Some(SerialPort { port: 0x3f8, irq: 4 }), None, Some(SerialPort { port: 0x3e8, irq: 4 }), None],
             rtc: true,
             pvpanic: true,
             virtio_mmio: (0..virtio)
-                .map(|n| VirtioMmio {
-                    base: 0xd000_0000 + 0x1000 * n,
-                    len: 0x1000,
-                    gsi: 5 + n,
-                })
+                .map(|n| VirtioMmio { base: 0xd000_0000 + 0x1000 * n, len: 0x1000, gsi: 5 + n })
                 .collect(),
         }
     }
@@ -412,12 +360,7 @@ mod tests {
         let table = &blob[at..at + dword(blob, at + 4) as usize];
         assert_eq!(table[..4], signature);
         if signature != *b"FACS" {
-            assert_eq!(
-                sum(table),
-                0,
-                "checksum of {}",
-                String::from_utf8_lossy(&signature)
-            );
+            assert_eq!(sum(table), 0, "checksum of {}", String::from_utf8_lossy(&signature));
         }
         table
     }
@@ -428,9 +371,7 @@ mod tests {
         let address = xsdt[36..]
             .chunks_exact(8)
             .map(|entry| qword(entry, 0))
-            .find(|address| {
-                blob[usize::try_from(address - BASE).unwrap()..].starts_with(&signature)
-            });
+            .find(|address| blob[usize::try_from(address - BASE).unwrap()..].starts_with(&signature));
         table(blob, address.unwrap(), signature)
     }
 
@@ -439,10 +380,7 @@ mod tests {
     }
 
     fn count(haystack: &[u8], needle: &[u8]) -> usize {
-        haystack
-            .windows(needle.len())
-            .filter(|window| *window == needle)
-            .count()
+        haystack.windows(needle.len()).filter(|window| *window == needle).count()
     }
 
     #[test]
@@ -461,10 +399,7 @@ mod tests {
     fn the_largest_machine_fits_and_a_larger_one_is_refused() {
         assert!(build(BASE, END, &platform(64, 17)).unwrap().len() <= 0x1_0000);
         let error = build(BASE, END, &platform(64, 1000)).unwrap_err();
-        assert!(
-            matches!(error, AcpiError::TooLarge { base: BASE, end: END, size } if size > 0x1_0000),
-            "{error}"
-        );
+        assert!(matches!(error, AcpiError::TooLarge { base: BASE, end: END, size } if size > 0x1_0000), "{error}");
         let error = build(BASE, END, &platform(1, 0x1001)).unwrap_err();
         assert_eq!(error, AcpiError::TooManyDevices(0x1001));
     }
@@ -475,26 +410,10 @@ mod tests {
         let fadt = find(&blob, *b"FACP");
         assert_eq!((fadt.len(), fadt[8], fadt[131]), (276, 6, 3));
         assert_eq!((word(fadt, 46), dword(fadt, 48)), (9, 0), "SCI and SMI_CMD");
-        assert_eq!(
-            (dword(fadt, 56), fadt[88], qword(fadt, 152)),
-            (0x600, 4, 0x600),
-            "PM1a event"
-        );
-        assert_eq!(
-            (dword(fadt, 64), fadt[89], qword(fadt, 176)),
-            (0x604, 2, 0x604),
-            "PM1a control"
-        );
-        assert_eq!(
-            (dword(fadt, 76), fadt[91], qword(fadt, 212)),
-            (0x608, 4, 0x608),
-            "PM timer"
-        );
-        assert_eq!(
-            (field(fadt, 116), qword(fadt, 120), fadt[128]),
-            ([1, 8, 0, 1], 0xcf9, 6),
-            "reset"
-        );
+        assert_eq!((dword(fadt, 56), fadt[88], qword(fadt, 152)), (0x600, 4, 0x600), "PM1a event");
+        assert_eq!((dword(fadt, 64), fadt[89], qword(fadt, 176)), (0x604, 2, 0x604), "PM1a control");
+        assert_eq!((dword(fadt, 76), fadt[91], qword(fadt, 212)), (0x608, 4, 0x608), "PM timer");
+        assert_eq!((field(fadt, 116), qword(fadt, 120), fadt[128]), ([1, 8, 0, 1], 0xcf9, 6), "reset");
         // Wbinvd 0, C1 2, no buttons 4 and 5, no RTC wake-up 6, 32-bit timer 8, reset register 10; not
         // hardware-reduced (20).
         assert_eq!(dword(fadt, 112), 0b101_0111_0101);
@@ -503,15 +422,7 @@ mod tests {
 
     #[test]
     fn an_absent_clock_is_told_in_the_fadt() {
-        let blob = build(
-            BASE,
-            END,
-            &Platform {
-                rtc: false,
-                ..platform(1, 0)
-            },
-        )
-        .unwrap();
+        let blob = build(BASE, END, &Platform { rtc: false, ..platform(1, 0) }).unwrap();
         assert_eq!(word(find(&blob, *b"FACP"), 109), 0b10_0101);
         assert_eq!(count(dsdt_of(&blob), b"RTC_"), 0);
     }
@@ -529,20 +440,8 @@ mod tests {
             &[4, 6, 0xff, 0, 0, 1],
         ];
         assert_eq!(madt[44..], expected.concat());
-        let blob = build(
-            BASE,
-            END,
-            &Platform {
-                pic: false,
-                ..platform(2, 0)
-            },
-        )
-        .unwrap();
-        assert_eq!(
-            dword(find(&blob, *b"APIC"), 40),
-            0,
-            "no PIC, no PCAT_COMPAT"
-        );
+        let blob = build(BASE, END, &Platform { pic: false, ..platform(2, 0) }).unwrap();
+        assert_eq!(dword(find(&blob, *b"APIC"), 40), 0, "no PIC, no PCAT_COMPAT");
     }
 
     #[test]
@@ -570,13 +469,6 @@ mod tests {
         for bytes in once {
             assert_eq!(count(dsdt, bytes), 1, "{}", bytes.escape_ascii());
         }
-        assert_eq!(
-            (
-                count(dsdt, b"COM2"),
-                count(dsdt, b"COM4"),
-                count(dsdt, b"V002")
-            ),
-            (0, 0, 0)
-        );
+        assert_eq!((count(dsdt, b"COM2"), count(dsdt, b"COM4"), count(dsdt, b"V002")), (0, 0, 0));
     }
 }

@@ -5,10 +5,7 @@
 
 /// A segment register with its hidden part, as the descriptor that it was loaded from would give it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "these are the bits of a descriptor"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "these are the bits of a descriptor")]
 pub struct Segment {
     /// First linear address.
     pub base: u64,
@@ -42,8 +39,7 @@ impl Segment {
             | (self.s as u64) << 4
             | ((self.dpl & 3) as u64) << 5
             | (self.present as u64) << 7;
-        let flags =
-            self.avl as u64 | (self.l as u64) << 1 | (self.db as u64) << 2 | (self.g as u64) << 3;
+        let flags = self.avl as u64 | (self.l as u64) << 1 | (self.db as u64) << 2 | (self.g as u64) << 3;
         (limit & 0xffff)
             | (self.base & 0x00ff_ffff) << 16
             | access << 40
@@ -113,9 +109,7 @@ impl Tables {
     /// The contents of every table, each with its address: descriptors for [`linux64`] and page tables that map the
     /// first GiB of linear addresses to itself in pages of 2 MiB.
     pub fn contents(&self) -> [(u64, Vec<u8>); 5] {
-        let directory: Vec<u64> = (0..PAGE_TABLE_ENTRIES)
-            .map(|page| page << LARGE_PAGE_SHIFT | PAGE_LEAF)
-            .collect();
+        let directory: Vec<u64> = (0..PAGE_TABLE_ENTRIES).map(|page| page << LARGE_PAGE_SHIFT | PAGE_LEAF).collect();
         [
             (self.gdt, words(&GDT)),
             // An IDT without a valid gate: an exception before the kernel has its own becomes a triple fault.
@@ -144,14 +138,8 @@ pub const fn linux64(entry: u64, zero_page: u64, stack: u64, tables: &Tables) ->
         code: CODE64,
         data: DATA,
         task: TSS64,
-        gdt: TableRegister {
-            base: tables.gdt,
-            limit: (GDT.len() * 8 - 1) as u16,
-        },
-        idt: TableRegister {
-            base: tables.idt,
-            limit: 7,
-        },
+        gdt: TableRegister { base: tables.gdt, limit: (GDT.len() * 8 - 1) as u16 },
+        idt: TableRegister { base: tables.idt, limit: 7 },
     }
 }
 
@@ -181,12 +169,7 @@ const PAGE_TABLE_ENTRIES: u64 = 512;
 
 /// The boot protocol wants its code descriptor at selector 0x10 (`__BOOT_CS`) and its data descriptor at 0x18
 /// (`__BOOT_DS`), so the TSS takes 0x08.
-const GDT: [u64; 4] = [
-    0,
-    TSS64.descriptor(),
-    CODE64.descriptor(),
-    DATA.descriptor(),
-];
+const GDT: [u64; 4] = [0, TSS64.descriptor(), CODE64.descriptor(), DATA.descriptor()];
 
 const CODE64: Segment = Segment {
     base: 0,
@@ -231,23 +214,14 @@ const TSS64: Segment = Segment {
 };
 
 fn words(values: &[u64]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect()
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TABLES: Tables = Tables {
-        gdt: 0x500,
-        idt: 0x520,
-        pml4: 0x9000,
-        pdpte: 0xa000,
-        pde: 0xb000,
-    };
+    const TABLES: Tables = Tables { gdt: 0x500, idt: 0x520, pml4: 0x9000, pdpte: 0xa000, pde: 0xb000 };
 
     /// Translates a linear address as a processor with these registers would, by walking `TABLES.contents()`.
     fn translate(cpu: &BootCpu, linear: u64) -> Option<u64> {
@@ -255,9 +229,7 @@ mod tests {
         let entry = |table: u64, index: u64| {
             let (_, bytes) = memory.iter().find(|(base, _)| *base == table)?;
             let at = usize::try_from(index * 8).ok()?;
-            let entry = bytes
-                .get(at..at + 8)
-                .map_or(0, |entry| u64::from_le_bytes(entry.try_into().unwrap()));
+            let entry = bytes.get(at..at + 8).map_or(0, |entry| u64::from_le_bytes(entry.try_into().unwrap()));
             (entry & 1 == 1).then_some(entry)
         };
         let pdpte = entry(cpu.cr3, linear >> 39 & 0x1ff)? & !0xfff;
@@ -282,16 +254,7 @@ mod tests {
     fn selectors_name_the_descriptors_that_the_boot_protocol_wants() {
         let cpu = linux64(0x10_0200, 0x7000, 0x8ff0, &TABLES);
         assert_eq!((cpu.code.selector, cpu.data.selector), (0x10, 0x18));
-        assert_eq!(
-            (cpu.gdt, cpu.idt.base),
-            (
-                TableRegister {
-                    base: 0x500,
-                    limit: 31
-                },
-                0x520
-            )
-        );
+        assert_eq!((cpu.gdt, cpu.idt.base), (TableRegister { base: 0x500, limit: 31 }, 0x520));
         let [(gdt_at, gdt), (_, idt), ..] = TABLES.contents();
         assert_eq!((gdt_at, gdt.len(), idt.len()), (0x500, 32, 8));
         for segment in [cpu.code, cpu.data, cpu.task] {
@@ -306,13 +269,7 @@ mod tests {
         assert_eq!(CODE64.descriptor(), 0x00af_9b00_0000_ffff);
         assert_eq!(DATA.descriptor(), 0x00cf_9300_0000_ffff);
         assert_eq!(TSS64.descriptor(), 0x0000_8b00_0000_0067);
-        let scattered = Segment {
-            base: 0x1234_5678,
-            limit: 0xa_bcde,
-            dpl: 3,
-            avl: true,
-            ..TSS64
-        };
+        let scattered = Segment { base: 0x1234_5678, limit: 0xa_bcde, dpl: 3, avl: true, ..TSS64 };
         assert_eq!(scattered.descriptor(), 0x121a_eb34_5678_bcde);
     }
 
@@ -320,10 +277,7 @@ mod tests {
     fn registers_are_those_of_long_mode() {
         let cpu = linux64(0x10_0200, 0x7000, 0x8ff0, &TABLES);
         assert_eq!((cpu.rip, cpu.rsi, cpu.rsp), (0x10_0200, 0x7000, 0x8ff0));
-        assert_eq!(
-            (cpu.cr0, cpu.cr3, cpu.cr4, cpu.efer),
-            (0x8000_0011, 0x9000, 0x20, 0x500)
-        );
+        assert_eq!((cpu.cr0, cpu.cr3, cpu.cr4, cpu.efer), (0x8000_0011, 0x9000, 0x20, 0x500));
         assert_eq!(cpu.rflags, 2);
     }
 }

@@ -83,25 +83,10 @@ fn configuration_table(cpus: u8, lapic: u32, ioapic: u32) -> Vec<u8> {
         .map(processor)
         .chain(iter::once(isa_bus()))
         .chain(iter::once(ioapic_entry(ioapic_id(cpus), ioapic)))
-        .chain(
-            (0..IOAPIC_PINS)
-                .map(|pin| interrupt(IO_INTERRUPT, INT, EDGE_HIGH, pin, (ioapic_id(cpus), pin))),
-        )
+        .chain((0..IOAPIC_PINS).map(|pin| interrupt(IO_INTERRUPT, INT, EDGE_HIGH, pin, (ioapic_id(cpus), pin))))
         // Without a PIC nothing ever drives this line; it costs such a machine nothing.
-        .chain(iter::once(interrupt(
-            LOCAL_INTERRUPT,
-            EXTINT,
-            CONFORMING,
-            0,
-            (0, 0),
-        )))
-        .chain(iter::once(interrupt(
-            LOCAL_INTERRUPT,
-            NMI,
-            CONFORMING,
-            0,
-            (ALL_LAPICS, 1),
-        )))
+        .chain(iter::once(interrupt(LOCAL_INTERRUPT, EXTINT, CONFORMING, 0, (0, 0))))
+        .chain(iter::once(interrupt(LOCAL_INTERRUPT, NMI, CONFORMING, 0, (ALL_LAPICS, 1))))
         .collect();
     let length = HEADER_SIZE + entries.iter().map(Vec::len).sum::<usize>();
 
@@ -122,11 +107,7 @@ fn configuration_table(cpus: u8, lapic: u32, ioapic: u32) -> Vec<u8> {
 }
 
 fn processor(id: u8) -> Vec<u8> {
-    let flags = if id == 0 {
-        ENABLED | BOOTSTRAP
-    } else {
-        ENABLED
-    };
+    let flags = if id == 0 { ENABLED | BOOTSTRAP } else { ENABLED };
     let mut entry = vec![PROCESSOR, id, LAPIC_VERSION, flags];
     entry.extend(CPU_SIGNATURE.to_le_bytes());
     entry.extend(CPU_FEATURES.to_le_bytes());
@@ -149,24 +130,12 @@ fn ioapic_entry(id: u8, address: u32) -> Vec<u8> {
 /// An interrupt of ISA line `irq` that arrives at `destination`: an APIC's ID and its pin or LINT number.
 fn interrupt(entry_type: u8, kind: u8, flags: u16, irq: u8, destination: (u8, u8)) -> Vec<u8> {
     let [low, high] = flags.to_le_bytes();
-    vec![
-        entry_type,
-        kind,
-        low,
-        high,
-        ISA,
-        irq,
-        destination.0,
-        destination.1,
-    ]
+    vec![entry_type, kind, low, high, ISA, irq, destination.0, destination.1]
 }
 
 /// The byte that makes all bytes, itself counted as zero before, add up to zero.
 fn checksum(bytes: &[u8]) -> u8 {
-    bytes
-        .iter()
-        .fold(0u8, |sum, byte| sum.wrapping_add(*byte))
-        .wrapping_neg()
+    bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)).wrapping_neg()
 }
 
 #[cfg(test)]
@@ -208,16 +177,10 @@ mod tests {
             let bytes = build(0xf_0000, cpus, LAPIC_AT, IOAPIC_AT);
             let (pointer, table) = bytes.split_at(16);
             assert_eq!((&pointer[..4], dword(pointer, 4)), (&b"_MP_"[..], 0xf_0010));
-            assert_eq!(
-                (&table[..4], usize::from(word(table, 4))),
-                (&b"PCMP"[..], table.len())
-            );
+            assert_eq!((&table[..4], usize::from(word(table, 4))), (&b"PCMP"[..], table.len()));
             assert_eq!(dword(table, 36), LAPIC_AT);
             for part in [pointer, table] {
-                assert_eq!(
-                    part.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)),
-                    0
-                );
+                assert_eq!(part.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0);
             }
         }
     }
@@ -226,17 +189,9 @@ mod tests {
     fn one_processor_boots_and_apic_ids_are_unique() {
         let bytes = build(0xf_0000, 4, LAPIC_AT, IOAPIC_AT);
         let entries = entries(&bytes[16..]);
-        let processors: Vec<_> = entries
-            .iter()
-            .filter(|entry| entry[0] == PROCESSOR)
-            .map(|e| (e[1], e[3]))
-            .collect();
+        let processors: Vec<_> = entries.iter().filter(|entry| entry[0] == PROCESSOR).map(|e| (e[1], e[3])).collect();
         assert_eq!(processors, [(0, 3), (1, 1), (2, 1), (3, 1)]);
-        let ioapics: Vec<_> = entries
-            .iter()
-            .filter(|e| e[0] == IOAPIC)
-            .map(|e| (e[1], e[3], dword(e, 4)))
-            .collect();
+        let ioapics: Vec<_> = entries.iter().filter(|e| e[0] == IOAPIC).map(|e| (e[1], e[3], dword(e, 4))).collect();
         assert_eq!(ioapics, [(4, 1, IOAPIC_AT)]);
     }
 
@@ -244,21 +199,10 @@ mod tests {
     fn every_pin_has_its_edge_triggered_active_high_line() {
         let bytes = build(0xf_0000, 2, LAPIC_AT, IOAPIC_AT);
         let entries = entries(&bytes[16..]);
-        let pins: Vec<_> = entries
-            .iter()
-            .filter(|entry| entry[0] == IO_INTERRUPT)
-            .copied()
-            .collect();
+        let pins: Vec<_> = entries.iter().filter(|entry| entry[0] == IO_INTERRUPT).copied().collect();
         let expected: Vec<[u8; 8]> = (0..24).map(|pin| [3, 0, 5, 0, 0, pin, 2, pin]).collect();
         assert_eq!(pins, expected);
-        let local: Vec<_> = entries
-            .iter()
-            .filter(|entry| entry[0] == LOCAL_INTERRUPT)
-            .copied()
-            .collect();
-        assert_eq!(
-            local,
-            [[4, 3, 0, 0, 0, 0, 0, 0], [4, 1, 0, 0, 0, 0, 0xff, 1]]
-        );
+        let local: Vec<_> = entries.iter().filter(|entry| entry[0] == LOCAL_INTERRUPT).copied().collect();
+        assert_eq!(local, [[4, 3, 0, 0, 0, 0, 0, 0], [4, 1, 0, 0, 0, 0, 0xff, 1]]);
     }
 }
