@@ -1,3 +1,18 @@
 //! Hosts, kernels, payloads and measurements for the tests of carpel.
 
+pub mod arch;
+pub mod boot;
+pub mod cache;
+pub mod command;
+pub mod demo;
+pub mod guest;
+pub mod host;
+pub mod initramfs;
+pub mod iomem;
+pub mod kernel;
+pub mod packages;
 pub mod payload;
+pub mod say;
+pub mod tiny;
+pub mod verify;
+pub mod workspace;

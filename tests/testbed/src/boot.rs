@@ -1,0 +1,95 @@
+//! The boot tests: real kernels under carpel, in a host.
+
+mod ending;
+mod machine;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use crate::arch::Architecture;
+use crate::guest::{said, write_initrd};
+use crate::host::{Check, Host, Output, Step};
+use crate::kernel::{StockKernel, busybox, md5};
+use crate::tiny::TinyKernel;
+use crate::workspace;
+
+/// A guest boots in 5 s in an emulated host on an idle machine; this is for a busy one.
+const LIMIT: Duration = Duration::from_secs(90);
+/// Kernel parameters of every guest: its console, and an end that leaves carpel when it panics.
+const APPEND: &str = "console=ttyS0 panic=-1";
+/// Size of the initrd that must arrive whole: more than lies between where a kernel is loaded and where it runs.
+const BLOB: u64 = 40 << 20;
+
+/// The files that boot tests need, beside the host.
+pub struct Files {
+    carpel: PathBuf,
+    stock: PathBuf,
+    vmlinux: PathBuf,
+    tiny: TinyKernel,
+    scratch: TempDir,
+    blob_md5: String,
+}
+
+impl Files {
+    /// Builds carpel, gets or builds the kernels, and packs the initrds.
+    pub fn obtain(arch: &'static Architecture) -> Result<Self> {
+        let carpel = workspace::carpel(arch)?;
+        let stock = StockKernel::obtain()?;
+        let tiny = TinyKernel::obtain(arch)?;
+        let scratch = tempfile::tempdir().context("Creating a directory for initrds")?;
+        let busybox = busybox()?;
+        let blob = scratch.path().join("blob");
+        io::copy(&mut File::open("/dev/urandom")?.take(BLOB), &mut File::create(&blob)?)
+            .context("Writing random bytes")?;
+        write_initrd(&scratch.path().join("guest.cpio"), &busybox, None)?;
+        write_initrd(&scratch.path().join("big.cpio"), &busybox, Some(&blob))?;
+        Ok(Self { carpel, vmlinux: stock.vmlinux()?, stock: stock.image, tiny, blob_md5: md5(&blob)?, scratch })
+    }
+
+    /// Puts them into the host, under the names that the steps use.
+    pub fn give(&self, host: &mut Host) {
+        host.file("carpel", &self.carpel).file("bzImage", &self.stock).file("vmlinux", &self.vmlinux);
+        host.file("tiny", &self.tiny.image);
+        for initrd in ["guest.cpio", "big.cpio"] {
+            host.file(initrd, &self.scratch.path().join(initrd));
+        }
+    }
+
+    /// The boot tests: all of them, or of the stock kernel's those that cover every pair of properties.
+    pub fn steps(&self, all: bool) -> Vec<Step> {
+        let mut steps = machine::steps(&self.carpel, all);
+        steps.push(self.big_initrd());
+        steps.extend(ending::steps());
+        steps
+    }
+
+    fn big_initrd(&self) -> Step {
+        let expected = format!("{}  -", self.blob_md5);
+        let check: Check = Box::new(move |output| {
+            ended_with(output, 0)?;
+            ensure!(said(&output.text, "blob").eq([expected.as_str()]), "The initrd did not arrive whole");
+            Ok(())
+        });
+        step("initrd of 40 MiB", carpel(&format!("-k bzImage -i big.cpio -a '{APPEND}'")), check)
+    }
+}
+
+/// A step that boots one guest.
+fn step(name: &str, script: String, check: Check) -> Step {
+    Step { name: name.to_owned(), script, limit: LIMIT, guests: 1, check }
+}
+
+/// The script that is one `carpel run`.
+fn carpel(arguments: &str) -> String {
+    format!("exec ./carpel run {arguments}")
+}
+
+fn ended_with(output: &Output, status: i32) -> Result<()> {
+    ensure!(output.status == status, "Its exit status is {}, not {status}", output.status);
+    Ok(())
+}

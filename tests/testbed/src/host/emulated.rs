@@ -1,0 +1,72 @@
+//! The emulated host: QEMU, the distribution's kernel, and an initramfs that loads KVM and runs the steps.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::arch::Architecture;
+use crate::initramfs::Initramfs;
+use crate::kernel::{StockKernel, busybox};
+use crate::packages::install_tools;
+
+/// First process of the host. What it prints before the driver's first mark is the host's own.
+const INIT: &str = r"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmp /tmp
+for module in @MODULES@; do
+    insmod /modules/$module.ko || echo 'The module does not load'
+done
+cd /steps
+sh ./steps
+poweroff -f
+";
+
+/// What an emulated host is made of.
+pub struct Emulated {
+    arch: &'static Architecture,
+    kernel: StockKernel,
+    busybox: PathBuf,
+}
+
+impl Emulated {
+    /// Gets what is missing: the emulator, a kernel, busybox.
+    pub fn obtain(arch: &'static Architecture) -> Result<Self> {
+        install_tools()?;
+        Ok(Self { arch, kernel: StockKernel::obtain()?, busybox: busybox()? })
+    }
+
+    /// The command that boots the host with these files and scripts; `directory` lives as long as the host.
+    pub fn command(
+        &self,
+        directory: &Path,
+        files: &[(String, PathBuf)],
+        scripts: &[(String, String)],
+    ) -> Result<Command> {
+        let mut archive = Initramfs::with_busybox(&self.busybox);
+        archive.bytes("init", 0o755, INIT.replace("@MODULES@", &self.arch.kvm_modules.join(" ")));
+        for module in self.arch.kvm_modules {
+            archive.bytes(&format!("modules/{module}.ko"), 0o644, self.kernel.module(module)?);
+        }
+        for (name, source) in files {
+            archive.file(&format!("steps/{name}"), 0o755, source);
+        }
+        for (name, text) in scripts {
+            archive.bytes(&format!("steps/{name}"), 0o644, text.as_str());
+        }
+        let initrd = directory.join("host.cpio");
+        archive.write(&initrd)?;
+
+        let (program, arguments) = self.arch.qemu.split_first().context("An architecture without an emulator")?;
+        let mut command = Command::new(program);
+        command.args(arguments).args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
+        command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(initrd).args(["-append", self.arch.append]);
+        Ok(command)
+    }
+}

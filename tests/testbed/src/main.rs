@@ -1,0 +1,40 @@
+//! The commands behind `cargo demo` and `cargo verify`.
+
+use std::process::ExitCode;
+
+use carpel_testbed::{demo, verify};
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "Shows and verifies carpel on hosts that can run guests")]
+enum Cli {
+    /// Boot the distribution's stock kernel under carpel and type into its shell
+    Demo {
+        /// Show the host's own console too
+        #[arg(short, long)]
+        verbose: bool,
+    },
+    /// Run every check: formatting, clippy, tests, documentation, boots
+    Verify {
+        /// Boot the stock kernel in every combination of machines, not only in those that cover every pair
+        #[arg(long)]
+        full: bool,
+        /// Show all that hosts and guests print
+        #[arg(short, long)]
+        verbose: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse() {
+        Cli::Demo { verbose } => demo::run(verbose),
+        Cli::Verify { full, verbose } => verify::run(full, verbose),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("testbed: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! All that must hold before a change lands, in the order in which it fails fastest.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::arch;
+use crate::boot::Files;
+use crate::command::run as run_command;
+use crate::host::{Echo, Host};
+use crate::packages::install_tools;
+use crate::say::{heading, seconds};
+use crate::workspace::cargo;
+
+/// How many checks passed, and the names of those that did not.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: Vec<String>,
+}
+
+impl Tally {
+    fn count(&mut self, name: &str, verdict: Result<()>) {
+        match verdict {
+            Ok(()) => self.passed += 1,
+            Err(err) => {
+                println!("   FAIL  {name}: {err:#}");
+                self.failed.push(name.to_owned());
+            }
+        }
+    }
+
+    /// Runs `check` under its own heading, and shows its time.
+    fn section(&mut self, name: &str, check: impl FnOnce() -> Result<()>) {
+        heading(name);
+        let started = Instant::now();
+        let verdict = check();
+        self.count(name, verdict);
+        println!("   {name}: {}", seconds(started.elapsed()));
+    }
+}
+
+/// Runs every check; `full` boots the stock kernel in every combination instead of every pair.
+pub fn run(full: bool, verbose: bool) -> Result<()> {
+    let started = Instant::now();
+    let mut tally = Tally::default();
+    tally.section("packages", install_tools);
+    tally.section("formatting", || run_command(cargo().args(["fmt", "--all", "--check"])));
+    tally.section("clippy", || {
+        run_command(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    });
+    tally.section("unit, property, command line and payload tests", || {
+        run_command(cargo().args(["test", "--workspace"]))
+    });
+    tally.section("documentation", || {
+        run_command(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+    });
+
+    heading("boot tests");
+    let boots = Instant::now();
+    if let Err(err) = boot_tests(full, verbose, &mut tally) {
+        tally.count("boot tests", Err(err));
+    }
+    println!("   boot tests: {}", seconds(boots.elapsed()));
+
+    heading(format!("verify: {}", seconds(started.elapsed())));
+    for name in &tally.failed {
+        println!("   failed: {name}");
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed.len());
+    if tally.failed.is_empty() { Ok(()) } else { bail!("Not everything passed") }
+}
+
+fn boot_tests(full: bool, verbose: bool, tally: &mut Tally) -> Result<()> {
+    let arch = arch::native()?;
+    let mut host = Host::choose(arch, if verbose { Echo::Everything } else { Echo::Nothing })?;
+    let files = Files::obtain(arch)?;
+    files.give(&mut host);
+    for outcome in host.run(&files.steps(full))? {
+        // The host has printed each outcome as it came.
+        match outcome.verdict {
+            Ok(()) => tally.passed += 1,
+            Err(_) => tally.failed.push(outcome.name),
+        }
+    }
+    println!("   {} host boots, {} of them lost and retried", host.boots(), host.lost());
+    Ok(())
+}
