@@ -12,14 +12,8 @@ struct Guests {
     flags: &'static [&'static str],
 }
 
-const GUESTS: &[Guests] = &[Guests {
-    arch: "x86_64",
-    flags: &[
-        "-mgeneral-regs-only",
-        "-mno-red-zone",
-        "-fcf-protection=none",
-    ],
-}];
+const GUESTS: &[Guests] =
+    &[Guests { arch: "x86_64", flags: &["-mgeneral-regs-only", "-mno-red-zone", "-fcf-protection=none"] }];
 
 /// No library, no relocation, nothing that a compiler adds for a hosted program; unused parts of the runtime are left out.
 const FREESTANDING: &[&str] = &[
@@ -39,30 +33,17 @@ const FREESTANDING: &[&str] = &[
     "-ffunction-sections",
     "-fdata-sections",
 ];
-const BARE_LINK: &[&str] = &[
-    "-nostdlib",
-    "-static",
-    "-no-pie",
-    "-Wl,--gc-sections",
-    "-Wl,--build-id=none",
-    "-Wl,-z,max-page-size=4096",
-];
+const BARE_LINK: &[&str] =
+    &["-nostdlib", "-static", "-no-pie", "-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-z,max-page-size=4096"];
 
 fn main() {
     let resources = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("../../resources");
     let out = PathBuf::from(variable("OUT_DIR"));
     for directory in ["payloads", "bench"] {
-        println!(
-            "cargo:rerun-if-changed={}",
-            resources.join(directory).display()
-        );
+        println!("cargo:rerun-if-changed={}", resources.join(directory).display());
     }
     for guests in GUESTS {
-        build_guests(
-            guests,
-            &resources.join("payloads").join(guests.arch),
-            &out.join("payloads").join(guests.arch),
-        );
+        build_guests(guests, &resources.join("payloads").join(guests.arch), &out.join("payloads").join(guests.arch));
     }
     build_floor(&resources.join("bench/floor.c"), &out.join("floor"));
 }
@@ -72,40 +53,23 @@ fn build_guests(guests: &Guests, sources: &Path, out: &Path) {
     let _ = fs::remove_dir_all(out);
     let runtime = sources.join("runtime");
     let objects = out.join("runtime");
-    fs::create_dir_all(&objects)
-        .unwrap_or_else(|error| panic!("Cannot create {}: {error}", objects.display()));
+    fs::create_dir_all(&objects).unwrap_or_else(|error| panic!("Cannot create {}: {error}", objects.display()));
 
     let compile = || {
         let mut command = Command::new(compiler(guests.arch));
-        command
-            .args(FREESTANDING)
-            .args(guests.flags)
-            .arg("-I")
-            .arg(&runtime);
+        command.args(FREESTANDING).args(guests.flags).arg("-I").arg(&runtime);
         command
     };
     let mut linked = Vec::new();
     for source in sources_in(&runtime) {
-        let object = objects.join(
-            source
-                .with_extension("o")
-                .file_name()
-                .expect("A source has a name"),
-        );
+        let object = objects.join(source.with_extension("o").file_name().expect("A source has a name"));
         run(compile().arg("-c").arg(&source).arg("-o").arg(&object));
         linked.push(object);
     }
     for source in sources_in(sources) {
         let image = out.join(source.file_stem().expect("A source has a name"));
         let script = runtime.join("payload.ld");
-        run(compile()
-            .args(BARE_LINK)
-            .arg("-T")
-            .arg(script)
-            .arg(&source)
-            .args(&linked)
-            .arg("-o")
-            .arg(image));
+        run(compile().args(BARE_LINK).arg("-T").arg(script).arg(&source).args(&linked).arg("-o").arg(image));
     }
 }
 
@@ -113,32 +77,22 @@ fn build_floor(source: &Path, program: &Path) {
     // The floor makes x86-64 KVM calls.
     if variable("CARGO_CFG_TARGET_ARCH") == "x86_64" {
         let mut command = Command::new(compiler("x86_64"));
-        run(command
-            .args(["-O2", "-Wall", "-Wextra", "-Werror", "-static"])
-            .arg(source)
-            .arg("-o")
-            .arg(program));
+        run(command.args(["-O2", "-Wall", "-Wextra", "-Werror", "-static"]).arg(source).arg("-o").arg(program));
     }
 }
 
 /// The host's own compiler, or Debian's name for the cross compiler.
 fn compiler(arch: &str) -> String {
-    if variable("HOST").starts_with(arch) {
-        "gcc".into()
-    } else {
-        format!("{arch}-linux-gnu-gcc")
-    }
+    if variable("HOST").starts_with(arch) { "gcc".into() } else { format!("{arch}-linux-gnu-gcc") }
 }
 
 fn sources_in(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory)
-        .unwrap_or_else(|error| panic!("Cannot list {}: {error}", directory.display()));
+    let entries =
+        fs::read_dir(directory).unwrap_or_else(|error| panic!("Cannot list {}: {error}", directory.display()));
     let mut sources: Vec<_> = entries
         .map(|entry| entry.expect("A directory entry can be read").path())
         .filter(|path| {
-            path.extension().is_some_and(|extension| {
-                extension == OsStr::new("c") || extension == OsStr::new("S")
-            })
+            path.extension().is_some_and(|extension| extension == OsStr::new("c") || extension == OsStr::new("S"))
         })
         .collect();
     sources.sort();
@@ -146,14 +100,8 @@ fn sources_in(directory: &Path) -> Vec<PathBuf> {
 }
 
 fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("Cannot start {command:?}: {error}"));
-    assert!(
-        output.status.success(),
-        "{command:?} failed:\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = command.output().unwrap_or_else(|error| panic!("Cannot start {command:?}: {error}"));
+    assert!(output.status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn variable(name: &str) -> String {

@@ -11,11 +11,7 @@ use std::path::{Path, PathBuf};
 pub fn path(name: &str) -> PathBuf {
     let directory = Path::new(env!("OUT_DIR")).join("payloads").join(ARCH);
     let image = directory.join(name);
-    assert!(
-        image.is_file(),
-        "No payload is named {name:?}; there are {}",
-        names(&directory).join(", ")
-    );
+    assert!(image.is_file(), "No payload is named {name:?}; there are {}", names(&directory).join(", "));
     image
 }
 
