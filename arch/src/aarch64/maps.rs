@@ -51,6 +51,7 @@ pub static CROSVM: Layout = Layout {
             .within(RAM),
         Row::claim("fdt", Base::TopOf { row: "ram", above: &["kernel", "initrd"] }, Size::Bytes(2 * MIB))
             .align(2 * MIB)
+            .within(RAM)
             .when(KERNEL),
         Row::fixed_claim("fdt", CROSVM_RAM..CROSVM_RAM + 2 * MIB).when(FIRMWARE),
         Row::claim("firmware", Base::At(CROSVM_RAM + 2 * MIB), Size::Firmware).within(RAM).when(FIRMWARE),

@@ -42,8 +42,13 @@ impl fmt::Display for MemoryMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} {}, {} of RAM\n", self.arch, self.layout, Bytes(self.mem))?;
         let address_width = self.regions.last().map_or(0, |last| Address(last.end).to_string().len());
+        let sizes = self.regions.iter().chain(&self.claims).map(|extent| Bytes(extent.size()).to_string().len());
+        let size_width = sizes.max().unwrap_or(0);
         let mut line = |start: &str, end: &str, size: &str, kind: &str, indent: &str, name: &str| {
-            writeln!(f, "{start:>address_width$}  {end:>address_width$}  {size:>12}  {kind:<8}  {indent}{name}")
+            writeln!(
+                f,
+                "{start:>address_width$}  {end:>address_width$}  {size:>size_width$}  {kind:<8}  {indent}{name}"
+            )
         };
         line("start", "end", "size", "kind", "", "name")?;
         let mut extent_line = |extent: &Extent, indent| {
