@@ -143,7 +143,9 @@ proptest! {
 
     #[test]
     fn e820_tells_of_ram_only((layout, inputs, map) in resolved()) {
-        prop_assume!(layout.arch == Arch::X86_64);
+        if layout.arch != Arch::X86_64 {
+            return Ok(());
+        }
         let entries = e820(&map);
         prop_assert!(entries.windows(2).all(|pair| pair[0].end <= pair[1].start), "{entries:?}");
         for entry in &entries {
