@@ -86,6 +86,7 @@ fn golden_maps_by_boot() {
             Arch::Riscv64 => vec![
                 ("image", Inputs { initrd_limit: u64::MAX, ..kernel(RISCV_IMAGE) }),
                 ("image-too-small", Inputs { mem: 64 * MIB, initrd_limit: u64::MAX, ..kernel(RISCV_IMAGE) }),
+                ("shm", Inputs { shm: 256 * MIB, mem: 6 * GIB, ..plain }),
                 ("flat", Inputs { initrd: 0, ..kernel(KernelExtent::Flat { size: 300 * KIB }) }),
             ],
         };

@@ -110,6 +110,7 @@ proptest! {
         let slots = map.slots();
         prop_assert_eq!(slots.iter().map(|slot| slot.end - slot.start).sum::<u64>(), inputs.mem);
         prop_assert!(slots.windows(2).all(|pair| pair[0].end < pair[1].start));
+        prop_assert_eq!(map.region("shm").map_or(0, Extent::size), inputs.shm);
         let carve_outs = ["ioapic", "hpet", "lapic", "identity_map", "tss", "firmware_image"];
         for claim in map.claims.iter().filter(|claim| !carve_outs.contains(&claim.name)) {
             prop_assert!(map.ram().any(|ram| ram.contains(claim)), "{}", claim);

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::map::{Arch, Base, Kind, Layout, PAGE_SIZE, Row, Size, When};
 
 const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
 const RAM: u64 = 0x8000_0000;
 /// Where an M-mode SBI firmware would be; kernels expect to be loaded after it.
 const SBI_SIZE: u64 = 2 * MIB;
@@ -25,6 +26,7 @@ pub static VIRT: Layout = Layout {
         Row::fixed("pcie_ecam", Kind::Pci, 0x3000_0000..0x4000_0000),
         Row::fixed("pcie_mmio", Kind::Pci, 0x4000_0000..RAM),
         Row::region("ram", Kind::Ram, Base::At(RAM), Size::Ram { max: u64::MAX }),
+        Row::region("shm", Kind::Shm, Base::After { rows: &["ram"], floor: 0 }, Size::Shm).align(GIB),
         Row::fixed_claim("sbi_reserved", RAM..RAM + SBI_SIZE).reserved(),
         // An Image's header holds the size of what it leaves to the SBI as its text_offset.
         Row::claim("kernel", Base::At(RAM), Size::Kernel { lowest: RAM }).within(&["ram"]).when(When::Flat(false)),
