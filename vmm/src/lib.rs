@@ -3,3 +3,10 @@
 //! `Config -> Plan -> Machine -> run`: up to the plan nothing touches KVM.
 
 pub mod loader;
+pub mod config;
+pub mod exit;
+pub mod memory;
+pub mod outcome;
+pub mod plan;
+pub mod watch;
+pub mod kvm;

@@ -10,11 +10,9 @@ mod source;
 #[cfg(target_arch = "x86_64")]
 pub mod zero_page;
 
-use std::io::{Seek, SeekFrom};
-
 use carpel_arch::map::{Arch, KernelExtent};
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 
 pub use bzimage::SETUP_HEADER;
 pub use source::{OpenError, Source};
@@ -140,13 +138,9 @@ impl Kernel {
     ///
     /// `kernel_start` is the start of the map's `kernel` claim in bytes.
     pub fn load(&self, source: &Source, memory: &GuestMemoryMmap, kernel_start: u64) -> Result<(), LoadError> {
-        let mut file = source.file();
         for segment in &self.segments {
             let address = segment.target.resolve(kernel_start).unwrap_or(u64::MAX);
-            file.seek(SeekFrom::Start(segment.offset))?;
-            memory
-                .read_exact_volatile_from(GuestAddress(address), &mut file, segment.size as usize)
-                .map_err(|source| LoadError::Copy { size: segment.size, address, source })?;
+            source.load(memory, segment.offset, segment.size, address)?;
         }
         Ok(())
     }

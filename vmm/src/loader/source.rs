@@ -1,11 +1,14 @@
 //! A file named on the command line, opened once and read by position.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use thiserror::Error;
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
+
+use super::LoadError;
 
 /// An opened regular file and its size.
 #[derive(Debug)]
@@ -54,9 +57,13 @@ impl Source {
         self.size
     }
 
-    /// The file itself, for reading whole segments.
-    pub const fn file(&self) -> &File {
-        &self.file
+    /// Reads `size` bytes from `offset` bytes into the file straight to a guest physical address.
+    pub fn load(&self, memory: &GuestMemoryMmap, offset: u64, size: u64, address: u64) -> Result<(), LoadError> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(offset))?;
+        memory
+            .read_exact_volatile_from(GuestAddress(address), &mut file, size as usize)
+            .map_err(|source| LoadError::Copy { size, address, source })
     }
 
     /// Fills `buffer` from `offset` bytes into the file.

@@ -1,0 +1,60 @@
+//! What a guest shall be: plain values, checked against nothing but themselves.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use carpel_arch::map::Layout;
+use serde::Serialize;
+
+/// The configuration of one guest.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its guest physical map; the architecture comes with it.
+    pub layout: &'static Layout,
+    /// Guest memory in bytes.
+    pub mem: u64,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// Kernel to boot.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// What to add to the kernel command line, in this order.
+    pub append: Vec<String>,
+    /// The interrupt controller; what suits the kernel, if none is named.
+    pub irqchip: Option<IrqchipMode>,
+}
+
+/// Who emulates the interrupt controllers of a PC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IrqchipMode {
+    /// KVM the local APICs, the monitor the IOAPIC; no PIC, no PIT. Enough for Linux and quick to take down.
+    Split,
+    /// KVM all of them: local APICs, IOAPIC, PIC and PIT, for guests that need a whole PC.
+    Full,
+}
+
+/// Where the guest's console goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsoleTarget {
+    /// Standard input and output; raw mode on a terminal.
+    Stdio,
+    /// Nowhere.
+    Null,
+    /// A file, made empty first; there is no input.
+    File(PathBuf),
+}
+
+/// What ends a run besides the guest itself.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// The longest time that the guest may take.
+    pub timeout: Option<Duration>,
+    /// The longest time without any output.
+    pub watchdog: Option<Duration>,
+    /// Regular expression whose match on the console ends the run as a success.
+    pub until: Option<String>,
+    /// Regular expression whose match on the console ends the run as a failure.
+    pub fail_on: Option<String>,
+}

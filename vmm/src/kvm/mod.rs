@@ -1,0 +1,189 @@
+//! Everything that talks to KVM, and all that differs between host architectures.
+
+mod vcpu;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as host;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use carpel_devices::interrupt::IrqLine;
+use carpel_devices::legacy::ioapic::MsiRouter;
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Kvm, VmFd};
+use thiserror::Error;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap};
+use vmm_sys_util::errno::Error as Errno;
+
+pub use host::{has_hardware_virtualization, phys_bits};
+pub use vcpu::Vcpu;
+
+use crate::config::IrqchipMode;
+use crate::loader::LoadError;
+use crate::memory::GuestRam;
+use crate::plan::{Files, Plan};
+
+/// The device that KVM is reached by.
+pub const DEVICE: &str = "/dev/kvm";
+/// KVM's API has been at this version since Linux 2.6.22; the documentation has others refused.
+const API_VERSION: i32 = 12;
+
+/// Why KVM does not serve.
+#[derive(Debug, Error)]
+pub enum KvmError {
+    /// The device is not there.
+    #[error("There is no {DEVICE}: load the module kvm_intel or kvm_amd, or enable virtualization in the firmware")]
+    Missing,
+    /// The device may not be opened.
+    #[error("No permission to open {DEVICE}: add this user to the group `kvm`, then log in again")]
+    Permission,
+    /// The device cannot be opened.
+    #[error("Cannot open {DEVICE}")]
+    Open(#[source] Errno),
+    /// It is not KVM as we know it.
+    #[error("{DEVICE} speaks version {0} of KVM's API; {API_VERSION} is needed")]
+    Version(i32),
+    /// A call failed.
+    #[error("{call} failed{detail}")]
+    Call {
+        /// The call's name in KVM's documentation.
+        call: &'static str,
+        /// With which values, if that matters.
+        detail: String,
+        /// The cause.
+        source: Errno,
+    },
+    /// More vCPUs than this host's KVM takes.
+    #[error("{wanted} vCPUs are more than the {max} that KVM takes on this host")]
+    TooManyVcpus {
+        /// What was asked for.
+        wanted: u32,
+        /// The most.
+        max: usize,
+    },
+    /// Guest memory could not be reached where the map says it is.
+    #[error("Cannot write the {what} to guest memory")]
+    Write {
+        /// What was to be written.
+        what: &'static str,
+        /// The cause.
+        source: GuestMemoryError,
+    },
+    /// A file did not get into guest memory.
+    #[error("Cannot load the {what}")]
+    Load {
+        /// Which file.
+        what: &'static str,
+        /// The cause.
+        source: LoadError,
+    },
+    /// A boot structure does not fit.
+    #[error("Cannot build the boot structures: {0}")]
+    Boot(String),
+}
+
+/// Adds the call's name to an error of KVM's.
+trait Context<T> {
+    fn call(self, call: &'static str) -> Result<T, KvmError>;
+}
+
+impl<T> Context<T> for Result<T, Errno> {
+    fn call(self, call: &'static str) -> Result<T, KvmError> {
+        self.map_err(|source| KvmError::Call { call, detail: String::new(), source })
+    }
+}
+
+/// Opens KVM.
+pub fn open() -> Result<Kvm, KvmError> {
+    let kvm = Kvm::new().map_err(|error| match error.errno() {
+        libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::Missing,
+        libc::EACCES | libc::EPERM => KvmError::Permission,
+        _ => KvmError::Open(error),
+    })?;
+    match kvm.get_api_version() {
+        API_VERSION => Ok(kvm),
+        version => Err(KvmError::Version(version)),
+    }
+}
+
+/// A virtual machine of KVM's: memory and interrupt controller. vCPUs come from [`Vm::vcpus`].
+pub struct Vm {
+    kvm: Kvm,
+    fd: Arc<VmFd>,
+}
+
+impl Vm {
+    /// Creates a VM with this RAM and interrupt controller.
+    pub fn new(kvm: Kvm, plan: &Plan, ram: &GuestRam) -> Result<Self, KvmError> {
+        let max = kvm.get_max_vcpus();
+        if plan.vcpus as usize > max {
+            return Err(KvmError::TooManyVcpus { wanted: plan.vcpus, max });
+        }
+        let fd = retry_interrupted(|| host::create_vm(&kvm, plan)).call("KVM_CREATE_VM")?;
+        let vm = Self { kvm, fd: Arc::new(fd) };
+        // Slots come first: once there are vCPUs, each costs a hundred times as much (docs/performance.md).
+        for (slot, range) in plan.map.slots().into_iter().enumerate() {
+            vm.add_slot(slot as u32, &range, ram.memory())?;
+        }
+        host::create_irqchip(&vm.kvm, &vm.fd, plan)?;
+        Ok(vm)
+    }
+
+    fn add_slot(&self, slot: u32, range: &Range<u64>, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
+        let host = memory
+            .get_host_address(GuestAddress(range.start))
+            .map_err(|source| KvmError::Write { what: "memory slot", source })?;
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: range.start,
+            memory_size: range.end - range.start,
+            userspace_addr: host as u64,
+        };
+        // SAFETY: slots are made of whole regions of guest memory, one each; the machine keeps that mapped until all
+        // vCPUs are gone.
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(|source| KvmError::Call {
+            call: "KVM_SET_USER_MEMORY_REGION",
+            detail: format!(" for {:#x}-{:#x}", range.start, range.end),
+            source,
+        })
+    }
+
+    /// Connects a line to an interrupt: an edge on it raises this GSI without the monitor's doing.
+    pub fn connect(&self, line: &IrqLine, gsi: u32) -> Result<(), KvmError> {
+        self.fd.register_irqfd(line.eventfd(), gsi).map_err(|source| KvmError::Call {
+            call: "KVM_IRQFD",
+            detail: format!(" for GSI {gsi}"),
+            source,
+        })
+    }
+
+    /// What the monitor's IOAPIC delivers its interrupts by; none where KVM has the IOAPIC.
+    pub fn msi_router(&self, mode: IrqchipMode) -> Option<Box<dyn MsiRouter>> {
+        (mode == IrqchipMode::Split).then(|| Box::new(host::Router::new(Arc::clone(&self.fd))) as Box<dyn MsiRouter>)
+    }
+
+    /// Loads the guest's files and boot structures, and creates its vCPUs.
+    pub fn boot(&self, plan: &Plan, files: &Files, memory: &GuestMemoryMmap) -> Result<Vec<Vcpu>, KvmError> {
+        let load = |what| move |source| KvmError::Load { what, source };
+        let kernel_start = plan.map.claim("kernel").map_or(0, |claim| claim.start);
+        plan.kernel.load(&files.kernel, memory, kernel_start).map_err(load("kernel"))?;
+        if let (Some(source), Some(claim)) = (&files.initrd, plan.map.claim("initrd")) {
+            source.load(memory, 0, claim.size(), claim.start).map_err(load("initial RAM disk"))?;
+        }
+        let boot = host::write_boot_structures(plan, memory)?;
+        host::create_vcpus(&self.kvm, &self.fd, plan, &boot)
+    }
+}
+
+/// A signal must not end what is only being set up.
+fn retry_interrupted<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
+}

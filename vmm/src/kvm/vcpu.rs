@@ -1,0 +1,94 @@
+//! One vCPU of KVM's: running it, and translating its exits.
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::host;
+use crate::exit::Exit;
+
+/// A vCPU that is ready to run.
+pub struct Vcpu {
+    /// Its number, from 0.
+    pub id: u32,
+    fd: VcpuFd,
+}
+
+/// Why KVM_RUN returned, without what the exit carries.
+enum Left {
+    Port,
+    Mmio,
+    EndOfInterrupt(u8),
+    Interrupted,
+    Dead(Death),
+}
+
+/// Why a vCPU cannot go on.
+pub(super) enum Death {
+    /// A triple fault.
+    Shutdown,
+    /// The hardware refused to enter the guest, for this reason.
+    FailEntry(u64),
+    /// KVM gave up.
+    InternalError,
+    /// KVM_RUN failed, or left for a reason that no guest of ours gives.
+    Unexpected(String),
+}
+
+impl Vcpu {
+    /// Wraps KVM's vCPU number `id`.
+    pub(super) const fn new(id: u32, fd: VcpuFd) -> Self {
+        Self { id, fd }
+    }
+
+    /// Enters the guest until it exits. What a read gets must be in place when it is entered again.
+    pub fn run(&mut self) -> Exit<'_> {
+        let left = match self.fd.run() {
+            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => Left::Port,
+            Ok(VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..)) => Left::Mmio,
+            Ok(VcpuExit::IoapicEoi(vector)) => Left::EndOfInterrupt(vector),
+            Ok(VcpuExit::Intr) => Left::Interrupted,
+            Ok(VcpuExit::Shutdown) => Left::Dead(Death::Shutdown),
+            Ok(VcpuExit::FailEntry(reason, _)) => Left::Dead(Death::FailEntry(reason)),
+            Ok(VcpuExit::InternalError) => Left::Dead(Death::InternalError),
+            Ok(other) => Left::Dead(Death::Unexpected(format!("KVM left the guest for {other:?}"))),
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Left::Interrupted,
+            Err(error) => Left::Dead(Death::Unexpected(format!("KVM_RUN failed: {error}"))),
+        };
+        match left {
+            Left::Port => self.port_exit(),
+            Left::Mmio => self.mmio_exit(),
+            Left::EndOfInterrupt(vector) => Exit::EndOfInterrupt(vector),
+            Left::Interrupted => Exit::Interrupted,
+            Left::Dead(death) => Exit::Dead(host::explain(self.id, &mut self.fd, &death)),
+        }
+    }
+
+    /// Whether it is halted for good: nothing but another vCPU or a reset can make it run again.
+    pub fn is_halted(&self) -> bool {
+        host::is_halted(&self.fd)
+    }
+
+    fn port_exit(&mut self) -> Exit<'_> {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: the last exit was KVM_EXIT_IO, for which KVM fills this member of the union.
+        let io = unsafe { run.__bindgen_anon_1.io };
+        let (port, size) = (io.port, usize::from(io.size));
+        let start = std::ptr::from_mut(run).cast::<u8>();
+        // SAFETY: KVM places `count` items of `size` bytes at `data_offset`, inside the mapping that starts with
+        // kvm_run, and touches them only in KVM_RUN, which the borrow of `self` prevents meanwhile.
+        let data = unsafe {
+            std::slice::from_raw_parts_mut(start.add(io.data_offset as usize), size * io.count as usize)
+        };
+        match u32::from(io.direction) {
+            kvm_bindings::KVM_EXIT_IO_IN => Exit::PortRead { port, size, data },
+            _ => Exit::PortWrite { port, size, data },
+        }
+    }
+
+    fn mmio_exit(&mut self) -> Exit<'_> {
+        // SAFETY: the last exit was KVM_EXIT_MMIO, for which KVM fills this member of the union.
+        let mmio = unsafe { &mut self.fd.get_kvm_run().__bindgen_anon_1.mmio };
+        let (address, length) = (mmio.phys_addr, mmio.data.len().min(mmio.len as usize));
+        let data = &mut mmio.data[..length];
+        if mmio.is_write == 0 { Exit::MmioRead { address, data } } else { Exit::MmioWrite { address, data } }
+    }
+}

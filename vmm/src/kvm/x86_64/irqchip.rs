@@ -1,0 +1,73 @@
+//! The interrupt controllers of a PC, split between KVM and the monitor or wholly in KVM.
+
+use std::sync::Arc;
+
+use carpel_devices::legacy::ioapic::{Msi, MsiRouter, PINS};
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap,
+    kvm_irq_routing_entry, kvm_pit_config,
+};
+use kvm_ioctls::{Kvm, VmFd};
+
+use crate::config::IrqchipMode;
+use crate::kvm::{Context as _, KvmError};
+use crate::plan::Plan;
+
+/// Creates what the plan says, with KVM's private memory where the map has room for it. It must come before vCPUs.
+pub fn create_irqchip(_kvm: &Kvm, vm: &VmFd, plan: &Plan) -> Result<(), KvmError> {
+    let start = |name| plan.map.claim(name).map_or(0, |claim| claim.start);
+    vm.set_identity_map_address(start("identity_map")).call("KVM_SET_IDENTITY_MAP_ADDR")?;
+    vm.set_tss_address(start("tss") as usize).call("KVM_SET_TSS_ADDR")?;
+    match plan.irqchip {
+        IrqchipMode::Split => {
+            let mut cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+            cap.args[0] = PINS.into();
+            vm.enable_cap(&cap).call("KVM_CAP_SPLIT_IRQCHIP")
+        }
+        IrqchipMode::Full => {
+            vm.create_irq_chip().call("KVM_CREATE_IRQCHIP")?;
+            // With the dummy, KVM serves port 0x61, whose bits kernels wait for when they calibrate by the PIT.
+            let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+            vm.create_pit2(pit).call("KVM_CREATE_PIT2")
+        }
+    }
+}
+
+/// Delivers the interrupts of the monitor's IOAPIC: each pin is a GSI, whose MSI route KVM follows when an irqfd fires.
+pub struct Router {
+    vm: Arc<VmFd>,
+    routes: [Option<Msi>; PINS as usize],
+}
+
+impl Router {
+    /// Nothing is routed at the start.
+    pub const fn new(vm: Arc<VmFd>) -> Self {
+        Self { vm, routes: [None; PINS as usize] }
+    }
+
+    fn entries(&self) -> Vec<kvm_irq_routing_entry> {
+        let entry = |(gsi, msi): (usize, &Option<Msi>)| {
+            let msi = (*msi)?;
+            let mut entry = kvm_irq_routing_entry { gsi: gsi as u32, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+            entry.u.msi.address_lo = msi.address as u32;
+            entry.u.msi.address_hi = (msi.address >> 32) as u32;
+            entry.u.msi.data = msi.data;
+            Some(entry)
+        };
+        self.routes.iter().enumerate().filter_map(entry).collect()
+    }
+}
+
+impl MsiRouter for Router {
+    fn route(&mut self, pin: u8, msi: Option<Msi>) {
+        let Some(route) = self.routes.get_mut(usize::from(pin)) else { return };
+        *route = msi;
+        let routing = KvmIrqRouting::from_entries(&self.entries());
+        // A guest can program a message that KVM refuses; the interrupt is then the guest's loss.
+        if let Err(error) = routing.map_err(|error| format!("{error:?}")).and_then(|routing| {
+            self.vm.set_gsi_routing(&routing).map_err(|error| error.to_string())
+        }) {
+            log::debug!("Pin {pin} of the IOAPIC is not routed: {error}");
+        }
+    }
+}

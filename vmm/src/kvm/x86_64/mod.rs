@@ -1,0 +1,40 @@
+//! KVM on x86-64.
+
+mod boot;
+mod cpuid;
+mod death;
+mod irqchip;
+mod vcpu;
+
+use std::arch::x86_64::__cpuid;
+
+use kvm_ioctls::{Kvm, VmFd};
+use vmm_sys_util::errno::Error as Errno;
+
+pub use boot::write_boot_structures;
+pub use death::{explain, is_halted};
+pub use irqchip::{Router, create_irqchip};
+pub use vcpu::create_vcpus;
+
+use crate::plan::Plan;
+
+/// Guest physical address bits, which are the host's: CPUID 0x8000_0008, EAX bits 7-0 (Intel SDM volume 2, CPUID).
+pub fn phys_bits() -> u8 {
+    const ADDRESS_SIZES: u32 = 0x8000_0008;
+    const SMALLEST: u8 = 36;
+    let max_leaf = __cpuid(0x8000_0000).eax;
+    if max_leaf < ADDRESS_SIZES { SMALLEST } else { __cpuid(ADDRESS_SIZES).eax as u8 }
+}
+
+/// Creates a VM of KVM's.
+pub fn create_vm(kvm: &Kvm, _plan: &Plan) -> Result<VmFd, Errno> {
+    kvm.create_vm()
+}
+
+/// Whether the processor offers the virtualization that KVM needs to run a guest natively: VMX (CPUID 1, ECX bit 5) or
+/// SVM (CPUID 0x8000_0001, ECX bit 2).
+pub fn has_hardware_virtualization() -> bool {
+    let vmx = __cpuid(1).ecx & 1 << 5 != 0;
+    let svm = __cpuid(0x8000_0000).eax >= 0x8000_0001 && __cpuid(0x8000_0001).ecx & 1 << 2 != 0;
+    vmx || svm
+}

@@ -1,0 +1,253 @@
+//! From a configuration to everything that is decided before KVM is asked: the map, the command line, the devices with
+//! their addresses and interrupts. Pure: what files say has been read into a [`Probe`].
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use carpel_arch::MapError;
+use carpel_arch::map::{Address, Arch, Inputs, Layout, MemoryMap};
+use carpel_arch::x86_64::acpi;
+use carpel_devices::legacy::ioapic::IoApic;
+use carpel_devices::legacy::{acpi_pm::AcpiPm, cmos::Cmos, serial::Serial};
+use linux_loader::cmdline::Cmdline;
+use thiserror::Error;
+
+use crate::config::{Config, IrqchipMode};
+use crate::loader::{Kernel, KernelError, OpenError, Source};
+
+/// What every Linux guest is told before the user's own words: where the console is, and to reset when it panics, so
+/// that a panic ends the run.
+const BASE_CMDLINE: &str = "console=ttyS0 panic=-1";
+
+/// The files of a configuration, opened.
+#[derive(Debug)]
+pub struct Files {
+    /// The kernel.
+    pub kernel: Source,
+    /// The initial RAM disk.
+    pub initrd: Option<Source>,
+}
+
+/// What the plan must know of the files and the host.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// The kernel's headers.
+    pub kernel: Kernel,
+    /// Size of the initial RAM disk in bytes, 0 if there is none.
+    pub initrd: u64,
+    /// Guest physical address bits.
+    pub phys_bits: u8,
+}
+
+/// Everything that is decided about a guest before it is built.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The layout that the map comes from.
+    pub layout: &'static Layout,
+    /// The guest physical map.
+    pub map: MemoryMap,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The kernel command line.
+    pub cmdline: String,
+    /// Who emulates the interrupt controllers.
+    pub irqchip: IrqchipMode,
+    /// The machine's devices.
+    pub devices: Vec<Placed>,
+}
+
+/// The devices that a machine can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The first serial port.
+    Serial,
+    /// The keyboard controller, for its reset line.
+    I8042,
+    /// The real-time clock.
+    Cmos,
+    /// ACPI's fixed power management registers.
+    AcpiPm,
+    /// The reset control register.
+    Reset,
+    /// QEMU's isa-debug-exit.
+    DebugExit,
+    /// The panic notification device.
+    PvPanic,
+    /// The IOAPIC of a split interrupt controller.
+    IoApic,
+}
+
+/// A device and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Which device.
+    pub device: Device,
+    /// Its name in messages.
+    pub name: &'static str,
+    /// Its registers.
+    pub place: Place,
+    /// Its interrupt: a GSI.
+    pub irq: Option<u32>,
+}
+
+/// Where registers are. Ends are exclusive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Port I/O.
+    Ports(Range<u16>),
+    /// Guest physical addresses.
+    Mmio(Range<u64>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ports(range) => write!(f, "ports {:#x}-{:#x}", range.start, range.end),
+            Self::Mmio(range) => write!(f, "{}-{}", Address(range.start), Address(range.end)),
+        }
+    }
+}
+
+/// Why a configuration has no plan.
+#[derive(Debug, Error)]
+pub enum PlanError {
+    /// There is nothing to boot.
+    #[error("There is no kernel to boot; name one with --kernel FILE")]
+    NoKernel,
+    /// A file that cannot be used.
+    #[error("Cannot use {} as {role}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What it was to be.
+        role: &'static str,
+        /// The cause.
+        source: OpenError,
+    },
+    /// A kernel that cannot be booted.
+    #[error("Cannot boot {}", .path.display())]
+    Kernel {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: KernelError,
+    },
+    /// No map for these inputs.
+    #[error("Cannot lay out the `{layout}` map")]
+    Map {
+        /// The layout.
+        layout: &'static str,
+        /// The cause.
+        source: MapError,
+    },
+    /// The command line is longer than the kernel or its place takes.
+    #[error("The kernel command line has {size} bytes; the limit is {limit}: {cmdline:.64}...")]
+    CmdlineTooLong {
+        /// Bytes.
+        size: usize,
+        /// Most bytes.
+        limit: usize,
+        /// The text.
+        cmdline: String,
+    },
+    /// The command line has characters that no kernel reads.
+    #[error("The kernel command line cannot hold `{text}`: only printable ASCII characters")]
+    CmdlineText {
+        /// The offending part.
+        text: String,
+    },
+}
+
+impl Files {
+    /// Opens the configuration's files.
+    pub fn open(config: &Config) -> Result<Self, PlanError> {
+        let open = |path: &PathBuf, role| {
+            Source::open(path).map_err(|source| PlanError::File { path: path.clone(), role, source })
+        };
+        let kernel = open(config.kernel.as_ref().ok_or(PlanError::NoKernel)?, "the kernel")?;
+        let initrd = config.initrd.as_ref().map(|path| open(path, "the initial RAM disk")).transpose()?;
+        Ok(Self { kernel, initrd })
+    }
+
+    /// Reads their headers.
+    pub fn probe(&self, config: &Config, phys_bits: u8) -> Result<Probe, PlanError> {
+        let kernel = Kernel::probe(config.layout.arch, &self.kernel).map_err(|source| {
+            let path = config.kernel.clone().unwrap_or_default();
+            PlanError::Kernel { path, source }
+        })?;
+        Ok(Probe { kernel, initrd: self.initrd.as_ref().map_or(0, Source::size), phys_bits })
+    }
+}
+
+impl Plan {
+    /// Decides everything.
+    pub fn new(config: &Config, probe: Probe) -> Result<Self, PlanError> {
+        let layout = config.layout;
+        let inputs = Inputs {
+            vcpus: config.vcpus,
+            phys_bits: probe.phys_bits,
+            kernel: Some(probe.kernel.extent),
+            initrd: probe.initrd,
+            initrd_limit: probe.kernel.initrd_limit,
+            ..Inputs::new(layout.arch, config.mem)
+        };
+        let map = carpel_arch::resolve(layout, &inputs)
+            .map_err(|source| PlanError::Map { layout: layout.name, source })?;
+        let irqchip = config.irqchip.unwrap_or(IrqchipMode::Split);
+        let cmdline = cmdline(&config.append, &map, &probe.kernel)?;
+        let devices = match layout.arch {
+            Arch::X86_64 => pc(&map, irqchip),
+            Arch::Aarch64 | Arch::Riscv64 => Vec::new(),
+        };
+        Ok(Self { layout, map, vcpus: config.vcpus, kernel: probe.kernel, cmdline, irqchip, devices })
+    }
+
+    /// Where the device is, if the machine has it.
+    pub fn device(&self, device: Device) -> Option<&Placed> {
+        self.devices.iter().find(|placed| placed.device == device)
+    }
+}
+
+fn cmdline(append: &[String], map: &MemoryMap, kernel: &Kernel) -> Result<String, PlanError> {
+    let parts = || std::iter::once(BASE_CMDLINE).chain(append.iter().map(String::as_str));
+    let room = map.claim("cmdline").map_or(usize::MAX, |claim| claim.size() as usize - 1);
+    let limit = room.min(kernel.cmdline_max);
+    let whole = parts().collect::<Vec<_>>().join(" ");
+    if whole.len() > limit {
+        return Err(PlanError::CmdlineTooLong { size: whole.len(), limit, cmdline: whole });
+    }
+    // The capacity counts the final NUL.
+    let mut cmdline = Cmdline::new(limit + 1).map_err(|_| PlanError::CmdlineText { text: whole.clone() })?;
+    for part in parts() {
+        cmdline.insert_str(part).map_err(|_| PlanError::CmdlineText { text: part.escape_debug().to_string() })?;
+    }
+    let text = cmdline.as_cstring().ok().and_then(|text| text.into_string().ok());
+    text.ok_or(PlanError::CmdlineText { text: whole })
+}
+
+/// The devices of a PC, at the addresses that kernels expect (guest-visible tables name most of them, too).
+fn pc(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
+    let at = |device, name, base: u16, size: u64, irq| Placed {
+        device,
+        name,
+        place: Place::Ports(base..base + size as u16),
+        irq,
+    };
+    let mut devices = vec![
+        at(Device::Serial, "serial", 0x3F8, Serial::LEN, Some(4)),
+        at(Device::I8042, "i8042", 0x60, 5, None),
+        at(Device::Cmos, "rtc", acpi::RTC_PORT, Cmos::LEN, Some(acpi::RTC_IRQ.into())),
+        at(Device::DebugExit, "debug-exit", 0xF4, 4, None),
+        at(Device::PvPanic, "pvpanic", acpi::PVPANIC_PORT, 1, None),
+        at(Device::AcpiPm, "acpi-pm", acpi::PM1A_EVENT_PORT, AcpiPm::LEN, Some(acpi::SCI_GSI.into())),
+        at(Device::Reset, "reset", acpi::RESET_PORT, 1, None),
+    ];
+    if let (IrqchipMode::Split, Some(ioapic)) = (irqchip, map.claim("ioapic")) {
+        let place = Place::Mmio(ioapic.start..ioapic.start + IoApic::LEN);
+        devices.push(Placed { device: Device::IoApic, name: "ioapic", place, irq: None });
+    }
+    devices
+}
