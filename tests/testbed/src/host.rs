@@ -238,7 +238,7 @@ impl Host {
     }
 
     fn show(&self, task: &Task, needed: Echo, line: &str) {
-        if self.echo == Echo::Everything || self.echo == needed {
+        if !line.is_empty() && (self.echo == Echo::Everything || self.echo == needed) {
             task.line(&format!("   | {line}"));
         }
     }
@@ -324,8 +324,7 @@ impl Process {
             let mut reader = BufReader::new(reader);
             let mut line = Vec::new();
             while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-                let text = String::from_utf8_lossy(&line).replace('\r', "");
-                if sender.send(text.trim_end_matches('\n').to_owned()).is_err() {
+                if sender.send(plain(&String::from_utf8_lossy(&line))).is_err() {
                     return;
                 }
                 line.clear();
@@ -338,6 +337,22 @@ impl Process {
     fn line(&self, patience: Duration) -> Option<String> {
         self.lines.recv_timeout(patience).ok()
     }
+}
+
+/// A line without control characters and terminal sequences (ECMA-48, control sequences): shells ask for the cursor's place, and a
+/// firmware's clearing of its screen must not clear ours.
+fn plain(line: &str) -> String {
+    let mut text = String::new();
+    let mut chars = line.chars();
+    while let Some(char) = chars.next() {
+        if char == '\x1b' && chars.clone().next() == Some('[') {
+            let is_final = |char: &char| ('@'..='~').contains(char);
+            let _ = chars.by_ref().skip(1).find(is_final);
+        } else if char == '\t' || !char.is_control() {
+            text.push(char);
+        }
+    }
+    text
 }
 
 impl Drop for Process {
@@ -392,6 +407,12 @@ mod tests {
         assert!(outcomes[0].verdict.is_ok());
         assert!(outcomes[1].verdict.as_ref().unwrap_err().to_string().contains("retried"));
         assert_eq!((host.boots(), host.lost()), (2, 2));
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_no_text() {
+        assert_eq!(plain("/ # \x1b[6nuname\r\n"), "/ # uname");
+        assert_eq!(plain("\x1b[?7l\x1b[2Ja\tb\x1b"), "a\tb");
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Emulated {
 
         let (program, arguments) = self.arch.qemu.split_first().context("An architecture without an emulator")?;
         let mut command = Command::new(program);
-        command.args(arguments).args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
+        command.args(arguments).args(["-display", "none", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
         command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(initrd).args(["-append", self.arch.append]);
         Ok(command)
     }
