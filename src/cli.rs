@@ -1,11 +1,11 @@
 //! The command line, as arguments only: nothing here opens a file or a device.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
-use carpel_arch::map::{Arch, Inputs, Layout, MemoryMap};
-use carpel_arch::{LAYOUTS, resolve};
+use carpel_arch::map::Arch;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -14,6 +14,9 @@ use crate::units;
 
 /// Exit status when the command line or a file named on it is wrong.
 pub const USAGE_ERROR: u8 = 2;
+/// Exit status when the monitor failed; also for a wrong command line of a run with a command, whose own status 2 must
+/// not be taken for it.
+pub const FAILURE: u8 = 125;
 
 /// A microVM monitor for Linux on KVM.
 #[derive(Debug, Parser)]
@@ -28,8 +31,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Boot a guest
+    Run(Box<RunArgs>),
     /// Print the guest physical map of a configuration
     Map(MapArgs),
+    /// List the devices that --device can configure
+    Devices,
+    /// Check what this host can run
+    Doctor,
 }
 
 /// What `run` and `map` have in common.
@@ -58,33 +67,49 @@ pub struct MapArgs {
     pub guest: GuestArgs,
     /// Architecture of the guest [default: this host's]
     #[arg(long, value_name = "ARCH", value_parser = architecture)]
-    arch: Option<Arch>,
+    pub arch: Option<Arch>,
     /// Guest physical address bits [default: 46 on x86_64, 40 on aarch64 and riscv64]
     #[arg(long, value_name = "BITS")]
-    phys_bits: Option<u8>,
+    pub phys_bits: Option<u8>,
     /// How to print it
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
 }
 
-impl MapArgs {
-    /// The map of the configuration.
-    pub fn resolve(&self) -> Result<MemoryMap> {
-        let arch = self.arch.or(Arch::HOST).context("No layout is known for this host; name an --arch")?;
-        let layout = layout(arch, self.guest.layout.as_deref())?;
-        let phys_bits = self.phys_bits.unwrap_or(arch.default_phys_bits());
-        let inputs = Inputs { vcpus: self.guest.cpus, phys_bits, ..Inputs::new(arch, self.guest.mem) };
-        resolve(layout, &inputs).with_context(|| format!("Cannot lay out the `{}` map", layout.name))
-    }
-}
-
-/// The layout of this name, or the architecture's default.
-fn layout(arch: Arch, name: Option<&str>) -> Result<&'static Layout> {
-    let mut layouts = LAYOUTS.iter().copied().filter(|layout| layout.arch == arch);
-    layouts.clone().find(|layout| name.is_none_or(|name| layout.name == name)).ok_or_else(|| {
-        let names: Vec<_> = layouts.by_ref().map(|layout| layout.name).collect();
-        anyhow!("There is no layout `{}` for {arch}; there is {}", name.unwrap_or_default(), names.join(", "))
-    })
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Add to the kernel command line (may repeat)
+    #[arg(short, long, visible_alias = "cmdline", value_name = "TEXT")]
+    pub append: Vec<String>,
+    /// Configure a device: KIND[,key=value...]; `carpel devices` lists them (may repeat)
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Vec<String>,
+    /// Where the guest's console goes: stdio, null or file=FILE; on a terminal, Ctrl-A x ends the guest
+    #[arg(long, value_name = "TARGET", default_value = "stdio")]
+    pub console: String,
+    /// End the guest after this time (30s, 2m, 500ms), with status 124
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub timeout: Option<Duration>,
+    /// End the guest when its console was silent for this time, with status 122
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub watchdog: Option<Duration>,
+    /// End the guest when a line of its console matches, with status 0
+    #[arg(long, value_name = "REGEX")]
+    pub until: Option<String>,
+    /// End the guest when a line of its console matches, with status 123
+    #[arg(long, value_name = "REGEX")]
+    pub fail_on: Option<String>,
+    /// Write the run's facts to a file: JSON, or JUnit if its name ends in .xml
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Print the plan (map, command line, devices) and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Run a command in the guest (not built yet)
+    #[arg(last = true, value_name = "COMMAND", hide = true)]
+    pub command: Vec<OsString>,
 }
 
 fn architecture(name: &str) -> Result<Arch, String> {
@@ -106,7 +131,9 @@ pub fn report_usage(error: &clap::Error) -> ExitCode {
     let paragraphs = text.split("\n\n").filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more"));
     let lines: Vec<_> = paragraphs.map(|part| part.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     eprintln!("carpel: {}", lines.join("; ").trim_start_matches("error: "));
-    ExitCode::from(USAGE_ERROR)
+    // `--` comes before a command only.
+    let with_command = std::env::args_os().any(|argument| argument == "--");
+    ExitCode::from(if with_command { FAILURE } else { USAGE_ERROR })
 }
 
 /// Starts logging to stderr. `RUST_LOG` wins over `-v`.

@@ -4,9 +4,11 @@ use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
 use carpel_arch::map::{Address, Bytes, Extent, MemoryMap};
+use carpel_vmm::plan::Files;
 use clap::ValueEnum;
 
 use crate::cli::MapArgs;
+use crate::config;
 
 /// How a map is printed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -21,7 +23,9 @@ pub enum Format {
 
 /// Resolves the map that the arguments ask for and prints it.
 pub fn run(args: &MapArgs) -> Result<()> {
-    let map = args.resolve()?;
+    let config = config::guest(&args.guest, args.arch)?;
+    let phys_bits = args.phys_bits.unwrap_or(config.layout.arch.default_phys_bits());
+    let map = Files::open(&config)?.probe(&config, phys_bits)?.map(&config)?;
     let text = match args.format {
         Format::Text => map.to_string(),
         Format::Json => serde_json::to_string_pretty(&map)? + "\n",

@@ -35,6 +35,16 @@ pub enum IrqchipMode {
     Full,
 }
 
+impl IrqchipMode {
+    /// The name that `--device irqchip,mode=` takes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Split => "split",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// Where the guest's console goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConsoleTarget {

@@ -2,11 +2,17 @@
 //!
 //! `Config -> Plan -> Machine -> run`: up to the plan nothing touches KVM.
 
-pub mod loader;
 pub mod config;
+pub mod console;
 pub mod exit;
+mod input;
+pub mod kvm;
+pub mod loader;
+pub mod machine;
 pub mod memory;
 pub mod outcome;
 pub mod plan;
+pub mod run;
+pub mod terminal;
+pub mod threads;
 pub mod watch;
-pub mod kvm;

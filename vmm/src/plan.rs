@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use carpel_arch::MapError;
-use carpel_arch::map::{Address, Arch, Inputs, Layout, MemoryMap};
+use carpel_arch::map::{Address, Arch, Inputs, MemoryMap};
 use carpel_arch::x86_64::acpi;
 use carpel_devices::legacy::ioapic::IoApic;
 use carpel_devices::legacy::{acpi_pm::AcpiPm, cmos::Cmos, serial::Serial};
@@ -24,7 +24,7 @@ const BASE_CMDLINE: &str = "console=ttyS0 panic=-1";
 #[derive(Debug)]
 pub struct Files {
     /// The kernel.
-    pub kernel: Source,
+    pub kernel: Option<Source>,
     /// The initial RAM disk.
     pub initrd: Option<Source>,
 }
@@ -32,8 +32,8 @@ pub struct Files {
 /// What the plan must know of the files and the host.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    /// The kernel's headers.
-    pub kernel: Kernel,
+    /// The kernel's headers, if there is one.
+    pub kernel: Option<Kernel>,
     /// Size of the initial RAM disk in bytes, 0 if there is none.
     pub initrd: u64,
     /// Guest physical address bits.
@@ -43,8 +43,6 @@ pub struct Probe {
 /// Everything that is decided about a guest before it is built.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The layout that the map comes from.
-    pub layout: &'static Layout,
     /// The guest physical map.
     pub map: MemoryMap,
     /// Number of vCPUs.
@@ -167,14 +165,15 @@ impl Files {
         let open = |path: &PathBuf, role| {
             Source::open(path).map_err(|source| PlanError::File { path: path.clone(), role, source })
         };
-        let kernel = open(config.kernel.as_ref().ok_or(PlanError::NoKernel)?, "the kernel")?;
+        let kernel = config.kernel.as_ref().map(|path| open(path, "the kernel")).transpose()?;
         let initrd = config.initrd.as_ref().map(|path| open(path, "the initial RAM disk")).transpose()?;
         Ok(Self { kernel, initrd })
     }
 
     /// Reads their headers.
     pub fn probe(&self, config: &Config, phys_bits: u8) -> Result<Probe, PlanError> {
-        let kernel = Kernel::probe(config.layout.arch, &self.kernel).map_err(|source| {
+        let kernel = self.kernel.as_ref().map(|source| Kernel::probe(config.layout.arch, source)).transpose();
+        let kernel = kernel.map_err(|source| {
             let path = config.kernel.clone().unwrap_or_default();
             PlanError::Kernel { path, source }
         })?;
@@ -182,27 +181,34 @@ impl Files {
     }
 }
 
-impl Plan {
-    /// Decides everything.
-    pub fn new(config: &Config, probe: Probe) -> Result<Self, PlanError> {
+impl Probe {
+    /// The guest physical map of this configuration.
+    pub fn map(&self, config: &Config) -> Result<MemoryMap, PlanError> {
         let layout = config.layout;
         let inputs = Inputs {
             vcpus: config.vcpus,
-            phys_bits: probe.phys_bits,
-            kernel: Some(probe.kernel.extent),
-            initrd: probe.initrd,
-            initrd_limit: probe.kernel.initrd_limit,
+            phys_bits: self.phys_bits,
+            kernel: self.kernel.as_ref().map(|kernel| kernel.extent),
+            initrd: self.initrd,
+            initrd_limit: self.kernel.as_ref().map_or(u64::MAX, |kernel| kernel.initrd_limit),
             ..Inputs::new(layout.arch, config.mem)
         };
-        let map = carpel_arch::resolve(layout, &inputs)
-            .map_err(|source| PlanError::Map { layout: layout.name, source })?;
+        carpel_arch::resolve(layout, &inputs).map_err(|source| PlanError::Map { layout: layout.name, source })
+    }
+}
+
+impl Plan {
+    /// Decides everything.
+    pub fn new(config: &Config, probe: Probe) -> Result<Self, PlanError> {
+        let map = probe.map(config)?;
+        let kernel = probe.kernel.ok_or(PlanError::NoKernel)?;
         let irqchip = config.irqchip.unwrap_or(IrqchipMode::Split);
-        let cmdline = cmdline(&config.append, &map, &probe.kernel)?;
-        let devices = match layout.arch {
+        let cmdline = cmdline(&config.append, &map, &kernel)?;
+        let devices = match map.arch {
             Arch::X86_64 => pc(&map, irqchip),
             Arch::Aarch64 | Arch::Riscv64 => Vec::new(),
         };
-        Ok(Self { layout, map, vcpus: config.vcpus, kernel: probe.kernel, cmdline, irqchip, devices })
+        Ok(Self { map, vcpus: config.vcpus, kernel, cmdline, irqchip, devices })
     }
 
     /// Where the device is, if the machine has it.

@@ -169,7 +169,9 @@ impl Vm {
     pub fn boot(&self, plan: &Plan, files: &Files, memory: &GuestMemoryMmap) -> Result<Vec<Vcpu>, KvmError> {
         let load = |what| move |source| KvmError::Load { what, source };
         let kernel_start = plan.map.claim("kernel").map_or(0, |claim| claim.start);
-        plan.kernel.load(&files.kernel, memory, kernel_start).map_err(load("kernel"))?;
+        if let Some(source) = &files.kernel {
+            plan.kernel.load(source, memory, kernel_start).map_err(load("kernel"))?;
+        }
         if let (Some(source), Some(claim)) = (&files.initrd, plan.map.claim("initrd")) {
             source.load(memory, 0, claim.size(), claim.start).map_err(load("initial RAM disk"))?;
         }

@@ -75,9 +75,8 @@ impl Vcpu {
         let start = std::ptr::from_mut(run).cast::<u8>();
         // SAFETY: KVM places `count` items of `size` bytes at `data_offset`, inside the mapping that starts with
         // kvm_run, and touches them only in KVM_RUN, which the borrow of `self` prevents meanwhile.
-        let data = unsafe {
-            std::slice::from_raw_parts_mut(start.add(io.data_offset as usize), size * io.count as usize)
-        };
+        let data =
+            unsafe { std::slice::from_raw_parts_mut(start.add(io.data_offset as usize), size * io.count as usize) };
         match u32::from(io.direction) {
             kvm_bindings::KVM_EXIT_IO_IN => Exit::PortRead { port, size, data },
             _ => Exit::PortWrite { port, size, data },

@@ -24,13 +24,8 @@ pub fn write_boot_structures(plan: &Plan, memory: &GuestMemoryMmap) -> Result<Bo
     let write = |what, address, bytes: &[u8]| {
         memory.write_slice(bytes, GuestAddress(address)).map_err(|source| KvmError::Write { what, source })
     };
-    let tables = Tables {
-        gdt: start("gdt"),
-        idt: start("idt"),
-        pml4: start("pml4"),
-        pdpte: start("pdpte"),
-        pde: start("pde"),
-    };
+    let tables =
+        Tables { gdt: start("gdt"), idt: start("idt"), pml4: start("pml4"), pdpte: start("pdpte"), pde: start("pde") };
     for (address, bytes) in tables.contents() {
         write("descriptor and page tables", address, &bytes)?;
     }

@@ -50,8 +50,8 @@ fn internal_error(id: u32, run: &mut kvm_run) -> String {
     }
     let mut message = format!("vCPU {id}: KVM cannot emulate an instruction (internal error, suberror {suberror})");
     // `ndata` counts the 64-bit words that follow it: the flags, then the instruction's size and bytes.
-    let has_bytes = failure.ndata >= 3
-        && failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
+    let has_bytes =
+        failure.ndata >= 3 && failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
     if has_bytes {
         // SAFETY: the flag says that this member of the union is valid.
         let instruction = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
@@ -63,7 +63,8 @@ fn internal_error(id: u32, run: &mut kvm_run) -> String {
         }
     }
     if !super::has_hardware_virtualization() {
-        message.push_str("; KVM on this host has no hardware virtualization (vmx or svm) and emulates every instruction");
+        message
+            .push_str("; KVM on this host has no hardware virtualization (vmx or svm) and emulates every instruction");
     }
     message
 }

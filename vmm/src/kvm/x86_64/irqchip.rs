@@ -64,9 +64,10 @@ impl MsiRouter for Router {
         *route = msi;
         let routing = KvmIrqRouting::from_entries(&self.entries());
         // A guest can program a message that KVM refuses; the interrupt is then the guest's loss.
-        if let Err(error) = routing.map_err(|error| format!("{error:?}")).and_then(|routing| {
-            self.vm.set_gsi_routing(&routing).map_err(|error| error.to_string())
-        }) {
+        if let Err(error) = routing
+            .map_err(|error| format!("{error:?}"))
+            .and_then(|routing| self.vm.set_gsi_routing(&routing).map_err(|error| error.to_string()))
+        {
             log::debug!("Pin {pin} of the IOAPIC is not routed: {error}");
         }
     }

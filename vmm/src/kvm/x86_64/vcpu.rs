@@ -1,7 +1,9 @@
 //! Setting up vCPUs: features, model-specific registers, local APIC, boot state.
 
 use carpel_arch::x86_64::boot::{BootCpu, Segment, TableRegister};
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment,
+};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use super::cpuid;
@@ -61,8 +63,7 @@ fn set_local_apic(fd: &VcpuFd) -> Result<(), KvmError> {
 }
 
 fn set_registers(fd: &VcpuFd, boot: &BootCpu) -> Result<(), KvmError> {
-    let regs =
-        kvm_regs { rip: boot.rip, rsp: boot.rsp, rsi: boot.rsi, rflags: boot.rflags, ..Default::default() };
+    let regs = kvm_regs { rip: boot.rip, rsp: boot.rsp, rsi: boot.rsi, rflags: boot.rflags, ..Default::default() };
     fd.set_regs(&regs).call("KVM_SET_REGS")?;
     let mut sregs = fd.get_sregs().call("KVM_GET_SREGS")?;
     (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (boot.cr0, boot.cr3, boot.cr4, boot.efer);

@@ -1,0 +1,67 @@
+//! From arguments to a configuration: names become what they name.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use carpel_arch::LAYOUTS;
+use carpel_arch::map::{Arch, Layout};
+use carpel_vmm::config::{Config, ConsoleTarget, IrqchipMode, Limits};
+
+use crate::cli::{GuestArgs, RunArgs};
+use crate::devices;
+
+/// The configuration of `carpel map`.
+pub fn guest(args: &GuestArgs, arch: Option<Arch>) -> Result<Config> {
+    let arch = arch.or(Arch::HOST).context("No layout is known for this host's architecture")?;
+    Ok(Config {
+        layout: layout(arch, args.layout.as_deref())?,
+        mem: args.mem,
+        vcpus: args.cpus,
+        kernel: args.kernel.clone(),
+        initrd: args.initrd.clone(),
+        append: Vec::new(),
+        irqchip: None,
+    })
+}
+
+/// The configuration of `carpel run`.
+pub fn run(args: &RunArgs) -> Result<Config> {
+    let mut config = guest(&args.guest, None)?;
+    config.append.clone_from(&args.append);
+    for device in &args.device {
+        let keys = devices::parse(device)?;
+        for (key, value) in keys {
+            config.irqchip = match (key, value) {
+                ("mode", "split") => Some(IrqchipMode::Split),
+                ("mode", "full") => Some(IrqchipMode::Full),
+                _ => bail!("Device `{device}`: {key} is split or full, not `{value}`"),
+            };
+        }
+    }
+    Ok(config)
+}
+
+/// What ends the run besides the guest.
+pub fn limits(args: &RunArgs) -> Limits {
+    Limits { timeout: args.timeout, watchdog: args.watchdog, until: args.until.clone(), fail_on: args.fail_on.clone() }
+}
+
+/// Where the console goes.
+pub fn console(target: &str) -> Result<ConsoleTarget> {
+    match target.split_once('=') {
+        None if target == "stdio" => Ok(ConsoleTarget::Stdio),
+        None if target == "null" => Ok(ConsoleTarget::Null),
+        Some(("file", path)) if !path.is_empty() => Ok(ConsoleTarget::File(PathBuf::from(path))),
+        _ => bail!("`--console {target}` is none of stdio, null and file=FILE"),
+    }
+}
+
+/// The layout of this name, or the architecture's default.
+fn layout(arch: Arch, name: Option<&str>) -> Result<&'static Layout> {
+    let layouts = || LAYOUTS.iter().copied().filter(|layout| layout.arch == arch);
+    let found = layouts().find(|layout| name.is_none_or(|name| layout.name == name));
+    found.with_context(|| {
+        let names: Vec<_> = layouts().map(|layout| layout.name).collect();
+        format!("There is no layout `{}` for {arch}; there is {}", name.unwrap_or_default(), names.join(", "))
+    })
+}

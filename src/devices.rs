@@ -1,0 +1,66 @@
+//! The devices that `--device` configures, and `carpel devices`, which lists them.
+
+use std::io::Write as _;
+
+use anyhow::{Context as _, Result, bail};
+
+/// A kind of device.
+struct Kind {
+    name: &'static str,
+    about: &'static str,
+    keys: &'static [Key],
+    example: &'static str,
+}
+
+/// A key of a kind.
+struct Key {
+    name: &'static str,
+    about: &'static str,
+    default: &'static str,
+}
+
+const KINDS: &[Kind] = &[Kind {
+    name: "irqchip",
+    about: "The interrupt controllers of a PC",
+    keys: &[Key {
+        name: "mode",
+        about: "split (IOAPIC in carpel, no PIC or PIT) or full (all in KVM, with PIC and PIT)",
+        default: "split",
+    }],
+    example: "--device irqchip,mode=full",
+}];
+
+/// Prints every kind with its keys, defaults and an example.
+pub fn list() -> Result<()> {
+    let mut text = String::new();
+    for kind in KINDS {
+        text.push_str(&format!("{}: {}\n", kind.name, kind.about));
+        for key in kind.keys {
+            text.push_str(&format!("  {}=...  {} [default: {}]\n", key.name, key.about, key.default));
+        }
+        text.push_str(&format!("  example: {}\n", kind.example));
+    }
+    std::io::stdout().write_all(text.as_bytes()).context("Cannot write the list")
+}
+
+/// The keys and values of `KIND[,key=value...]`. Kind and keys are known ones.
+pub fn parse(device: &str) -> Result<Vec<(&'static str, &str)>> {
+    let mut parts = device.split(',');
+    let name = parts.next().unwrap_or_default();
+    let kind = KINDS.iter().find(|kind| kind.name == name).with_context(|| {
+        let names: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
+        format!("There is no device `{name}`; there is {} (see `carpel devices`)", names.join(", "))
+    })?;
+    parts
+        .map(|part| {
+            let Some((name, value)) = part.split_once('=') else {
+                bail!("Device `{device}`: `{part}` is not of the form key=value");
+            };
+            let key = kind.keys.iter().find(|key| key.name == name).with_context(|| {
+                let names: Vec<_> = kind.keys.iter().map(|key| key.name).collect();
+                format!("Device `{device}` has no key `{name}`; it has {}", names.join(", "))
+            })?;
+            Ok((key.name, value))
+        })
+        .collect()
+}

@@ -1,0 +1,136 @@
+//! `carpel run`: boots a guest and returns its verdict.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use carpel_vmm::config::{Config, ConsoleTarget, Limits};
+use carpel_vmm::console::Console;
+use carpel_vmm::kvm;
+use carpel_vmm::machine::Machine;
+use carpel_vmm::outcome::Ending;
+use carpel_vmm::plan::{Files, Plan};
+use carpel_vmm::run::{ConsoleState, Facts, InputKind};
+use carpel_vmm::terminal::RawTerminal;
+use carpel_vmm::watch::Watch;
+
+use crate::cli::{FAILURE, RunArgs, USAGE_ERROR};
+use crate::config;
+use crate::report::Report;
+
+/// Boots a guest; the exit status is its verdict.
+pub fn run(args: &RunArgs) -> ExitCode {
+    let prepared = match prepare(args) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            eprintln!("carpel: {error:#}");
+            return ExitCode::from(if args.command.is_empty() { USAGE_ERROR } else { FAILURE });
+        }
+    };
+    let result = if args.dry_run { print_plan(&prepared.plan).map(|()| 0) } else { prepared.boot() };
+    ExitCode::from(result.unwrap_or_else(|error| {
+        eprintln!("carpel: {error:#}");
+        FAILURE
+    }))
+}
+
+/// Everything that the command line and its files determine.
+struct Prepared {
+    config: Config,
+    plan: Plan,
+    files: Files,
+    limits: Limits,
+    watch: Watch,
+    target: ConsoleTarget,
+    output: Option<File>,
+    report: Option<Report>,
+    ending: Arc<Ending>,
+}
+
+/// What goes wrong here is the command line's fault.
+fn prepare(args: &RunArgs) -> Result<Prepared> {
+    if !args.command.is_empty() {
+        bail!("Running a COMMAND in the guest is not built yet");
+    }
+    let config = config::run(args)?;
+    let limits = config::limits(args);
+    let target = config::console(&args.console)?;
+    let files = Files::open(&config)?;
+    let plan = Plan::new(&config, files.probe(&config, kvm::phys_bits())?)?;
+    let ending = Arc::new(Ending::new().context("Cannot create an eventfd")?);
+    let watch = Watch::new(&limits, Arc::clone(&ending)).context("Cannot read a pattern")?;
+    let (output, report) = if args.dry_run {
+        (None, None)
+    } else {
+        (open_output(&target)?, args.report.as_deref().map(Report::create).transpose()?)
+    };
+    Ok(Prepared { config, plan, files, limits, watch, target, output, report, ending })
+}
+
+fn open_output(target: &ConsoleTarget) -> Result<Option<File>> {
+    match target {
+        ConsoleTarget::Null => Ok(None),
+        // The descriptor itself: the standard library's handle would hold back what has no line end yet.
+        ConsoleTarget::Stdio => {
+            let output = io::stdout().as_fd().try_clone_to_owned().context("Cannot use standard output")?;
+            Ok(Some(File::from(output)))
+        }
+        ConsoleTarget::File(path) => {
+            let file = File::create(path).with_context(|| format!("Cannot write the console to {}", path.display()))?;
+            Ok(Some(file))
+        }
+    }
+}
+
+impl Prepared {
+    /// Builds the machine and runs it. What goes wrong here is the monitor's or the host's fault.
+    fn boot(self) -> Result<u8> {
+        let console = Console::new(self.output, self.watch, Arc::clone(&self.ending));
+        let printed = console.printed();
+        let kvm = kvm::open()?;
+        let machine = Machine::new(kvm, &self.plan, &self.files, Box::new(console), &self.ending)
+            .context("Cannot build the machine")?;
+        log::debug!("Booting a {} with `{}`", self.plan.kernel.format.name(), self.plan.cmdline);
+
+        let (terminal, input) = match self.target {
+            ConsoleTarget::Stdio => {
+                let terminal = RawTerminal::enter().context("Cannot set the terminal to raw mode")?;
+                let input = if terminal.is_some() { InputKind::Terminal } else { InputKind::Plain };
+                (terminal, Some(input))
+            }
+            ConsoleTarget::Null | ConsoleTarget::File(_) => (None, None),
+        };
+        let facts = machine.run(&self.limits, &ConsoleState { printed, input }, &self.ending)?;
+        drop(terminal);
+        tell(&facts);
+        if let Some(report) = self.report {
+            report.write(&self.config, &self.plan, &facts)?;
+        }
+        Ok(facts.outcome.status())
+    }
+}
+
+/// Says how it ended, where the status alone says too little.
+fn tell(facts: &Facts) {
+    if let Some(message) = facts.outcome.message() {
+        eprintln!("carpel: {message}");
+    }
+    log::debug!("{:?} after {:?}, {:?}", facts.outcome, facts.duration, facts.exits);
+}
+
+fn print_plan(plan: &Plan) -> Result<()> {
+    let mut text = plan.map.to_string();
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "\nkernel: {}, {} vCPU(s)", plan.kernel.format.name(), plan.vcpus);
+    let _ = writeln!(text, "command line: {}", plan.cmdline);
+    let _ = writeln!(text, "irqchip: {}", plan.irqchip.name());
+    for device in &plan.devices {
+        let irq = device.irq.map(|irq| format!(", IRQ {irq}")).unwrap_or_default();
+        let _ = writeln!(text, "device: {} at {}{irq}", device.name, device.place);
+    }
+    io::stdout().write_all(text.as_bytes()).context("Cannot write the plan")
+}

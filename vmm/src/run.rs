@@ -1,0 +1,239 @@
+//! Running a machine to its end: the vCPUs in threads of their own, all else as events of the main thread.
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps as _};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use thiserror::Error;
+use vmm_sys_util::timerfd::TimerFd;
+
+use crate::config::Limits;
+use crate::input::Input;
+use crate::machine::Machine;
+use crate::outcome::{Ending, Outcome};
+use crate::threads::{ExitCounts, VcpuThreads};
+
+/// How often vCPUs and the console are looked after.
+const TICK: Duration = Duration::from_millis(250);
+/// So many ticks in a row every vCPU must be halted before the guest counts as dead.
+const HALTED_TICKS: u32 = 2;
+/// After a panic, a kernel that prints nothing for so long has nothing more to say.
+const PANIC_SILENCE: Duration = Duration::from_millis(500);
+/// Signals that end the run in order.
+const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// Why the main thread's events could not be set up.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A system call failed.
+    #[error("Cannot set up the event loop")]
+    Io(#[from] io::Error),
+    /// The event manager failed.
+    #[error("The event loop failed")]
+    Events(#[from] event_manager::Error),
+}
+
+/// What the console does in the meantime.
+pub struct ConsoleState {
+    /// How many bytes the guest has printed.
+    pub printed: Arc<AtomicU64>,
+    /// Whether standard input goes to the guest, and whether it is a terminal.
+    pub input: Option<InputKind>,
+}
+
+/// What standard input is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputKind {
+    /// A terminal, with an escape key.
+    Terminal,
+    /// A pipe or a file, whose every byte is the guest's.
+    Plain,
+}
+
+/// How a run went.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long the vCPUs ran.
+    pub duration: Duration,
+    /// How often they left the guest.
+    pub exits: ExitCounts,
+    /// Accesses that no device answered.
+    pub unmapped: u64,
+    /// Bytes that the guest printed.
+    pub printed: u64,
+}
+
+impl Machine {
+    /// Runs the machine until something ends it.
+    pub fn run(self, limits: &Limits, console: &ConsoleState, ending: &Arc<Ending>) -> Result<Facts, RunError> {
+        let started = Instant::now();
+        let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new()?;
+        // Before threads start: they inherit that these signals are for the main thread alone.
+        manager.add_subscriber(Box::new(Signals::new(Arc::clone(ending))?));
+        manager.add_subscriber(Box::new(Wake(Arc::clone(ending))));
+        if let Some(timeout) = limits.timeout {
+            manager.add_subscriber(Box::new(Deadline::new(timeout, Arc::clone(ending))?));
+        }
+        if let Some(kind) = console.input {
+            let terminal = kind == InputKind::Terminal;
+            manager.add_subscriber(Box::new(Input::new(Arc::clone(&self.serial), Arc::clone(ending), terminal)?));
+        }
+        let threads = Arc::new(VcpuThreads::start(self.vcpus, &self.buses, ending)?);
+        manager.add_subscriber(Box::new(Care {
+            timer: periodic(TICK)?,
+            threads: Arc::clone(&threads),
+            halted_ticks: 0,
+            watchdog: limits.watchdog,
+            printed: Arc::clone(&console.printed),
+            printed_before: 0,
+            silent_since: started,
+            ending: Arc::clone(ending),
+        }));
+
+        while !ending.ended() {
+            match manager.run() {
+                Ok(_) => {}
+                Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
+                Err(error) => ending.end(Outcome::Failed(format!("The event loop failed: {error}"))),
+            }
+        }
+        drop(manager);
+        let exits = Arc::into_inner(threads).map(VcpuThreads::join).unwrap_or_default();
+        Ok(Facts {
+            outcome: ending.outcome().unwrap_or(Outcome::PowerOff),
+            duration: started.elapsed(),
+            exits,
+            unmapped: self.buses.port.unmapped() + self.buses.mmio.unmapped(),
+            printed: console.printed.load(Ordering::Relaxed),
+        })
+    }
+}
+
+fn periodic(interval: Duration) -> io::Result<TimerFd> {
+    let mut timer = TimerFd::new()?;
+    timer.reset(interval, Some(interval))?;
+    Ok(timer)
+}
+
+/// Registers a file for reading.
+fn watch_readable(ops: &mut EventOps, events: Events, ending: &Ending) {
+    if let Err(error) = ops.add(events) {
+        ending.end(Outcome::Failed(format!("Cannot watch for events: {error}")));
+    }
+}
+
+/// Makes the main thread look whether the run has ended.
+struct Wake(Arc<Ending>);
+
+impl MutEventSubscriber for Wake {
+    fn init(&mut self, ops: &mut EventOps) {
+        watch_readable(ops, Events::new(self.0.wake(), EventSet::IN), &self.0);
+    }
+
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        let _ = self.0.wake().read();
+    }
+}
+
+/// Signals that end the run.
+struct Signals {
+    fd: SignalFd,
+    ending: Arc<Ending>,
+}
+
+impl Signals {
+    fn new(ending: Arc<Ending>) -> io::Result<Self> {
+        let set: SigSet = SIGNALS.into_iter().collect();
+        set.thread_block()?;
+        Ok(Self { fd: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?, ending })
+    }
+}
+
+impl MutEventSubscriber for Signals {
+    fn init(&mut self, ops: &mut EventOps) {
+        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.ending);
+    }
+
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        if let Ok(Some(signal)) = self.fd.read_signal() {
+            self.ending.end(Outcome::Signal(signal.ssi_signo as u8));
+        }
+    }
+}
+
+/// `--timeout`.
+struct Deadline {
+    timer: TimerFd,
+    ending: Arc<Ending>,
+}
+
+impl Deadline {
+    fn new(timeout: Duration, ending: Arc<Ending>) -> io::Result<Self> {
+        let mut timer = TimerFd::new()?;
+        timer.reset(timeout, None)?;
+        Ok(Self { timer, ending })
+    }
+}
+
+impl MutEventSubscriber for Deadline {
+    fn init(&mut self, ops: &mut EventOps) {
+        watch_readable(ops, Events::new(&self.timer, EventSet::IN), &self.ending);
+    }
+
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        self.ending.end(Outcome::TimedOut);
+    }
+}
+
+/// Looks, each tick, whether the guest still lives.
+struct Care {
+    timer: TimerFd,
+    threads: Arc<VcpuThreads>,
+    halted_ticks: u32,
+    watchdog: Option<Duration>,
+    printed: Arc<AtomicU64>,
+    printed_before: u64,
+    silent_since: Instant,
+    ending: Arc<Ending>,
+}
+
+impl Care {
+    fn look(&mut self) {
+        let printed = self.printed.load(Ordering::Relaxed);
+        if printed != self.printed_before {
+            (self.printed_before, self.silent_since) = (printed, Instant::now());
+        }
+        let silence = self.silent_since.elapsed();
+        if self.ending.panicked() && silence > PANIC_SILENCE {
+            self.ending.end(Outcome::Panicked);
+        }
+        if let Some(limit) = self.watchdog.filter(|&limit| silence > limit) {
+            let reason = format!("The guest gave no sign of life for {limit:?} (--watchdog)");
+            self.ending.end(Outcome::Unresponsive(reason));
+        }
+        self.halted_ticks = if self.threads.ask_halted() { self.halted_ticks + 1 } else { 0 };
+        if self.halted_ticks == HALTED_TICKS {
+            let reason = "The guest stopped: all vCPUs are halted with interrupts disabled";
+            self.ending.end(Outcome::Unresponsive(reason.into()));
+        }
+    }
+}
+
+impl MutEventSubscriber for Care {
+    fn init(&mut self, ops: &mut EventOps) {
+        watch_readable(ops, Events::new(&self.timer, EventSet::IN), &self.ending);
+    }
+
+    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+        debug_assert_eq!(events.fd(), self.timer.as_raw_fd());
+        let _ = self.timer.wait();
+        self.look();
+    }
+}

@@ -1,0 +1,150 @@
+//! The vCPUs' threads.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde::Serialize;
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::exit::{Buses, Exit, Next, dispatch};
+use crate::kvm::Vcpu;
+use crate::outcome::{Ending, Outcome};
+
+/// Between two signals to a thread that has not left the guest yet: the first may come just before KVM_RUN.
+const KICK_INTERVAL: Duration = Duration::from_micros(50);
+
+/// The running vCPUs.
+pub struct VcpuThreads(Vec<VcpuThread>);
+
+struct VcpuThread {
+    handle: JoinHandle<()>,
+    status: Arc<Status>,
+}
+
+/// What a vCPU's thread shares with the main thread.
+#[derive(Default)]
+struct Status {
+    port: AtomicU64,
+    mmio: AtomicU64,
+    other: AtomicU64,
+    /// Counts how often the main thread asked whether the vCPU is halted, ...
+    asked: AtomicU32,
+    /// ... the question that was answered last, ...
+    answered: AtomicU32,
+    /// ... and the answer.
+    halted: AtomicBool,
+}
+
+/// How often vCPUs left the guest.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct ExitCounts {
+    /// For a port.
+    pub port: u64,
+    /// For memory-mapped I/O.
+    pub mmio: u64,
+    /// For anything else, signals of our own included.
+    pub other: u64,
+}
+
+impl VcpuThreads {
+    /// Starts a thread for each vCPU, named after it.
+    pub fn start(vcpus: Vec<Vcpu>, buses: &Arc<Buses>, ending: &Arc<Ending>) -> io::Result<Self> {
+        extern "C" fn interrupt_system_call(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+        register_signal_handler(SIGRTMIN(), interrupt_system_call)?;
+        let mut threads = Self(Vec::with_capacity(vcpus.len()));
+        for vcpu in vcpus {
+            match VcpuThread::start(vcpu, buses, ending) {
+                Ok(thread) => threads.0.push(thread),
+                Err(error) => {
+                    ending.end(Outcome::Failed(format!("Cannot start a vCPU's thread: {error}")));
+                    threads.join();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(threads)
+    }
+
+    /// Asks all vCPUs whether they are halted for good, and returns whether all said so to the question before.
+    pub fn ask_halted(&self) -> bool {
+        let all_halted = self.0.iter().all(|thread| thread.status.is_halted());
+        for thread in &self.0 {
+            thread.status.asked.fetch_add(1, Ordering::Release);
+            thread.kick();
+        }
+        all_halted
+    }
+
+    /// Waits for all threads to end. The run must have ended, so that they do.
+    pub fn join(self) -> ExitCounts {
+        while self.0.iter().any(|thread| !thread.handle.is_finished()) {
+            self.0.iter().filter(|thread| !thread.handle.is_finished()).for_each(VcpuThread::kick);
+            thread::sleep(KICK_INTERVAL);
+        }
+        let mut counts = ExitCounts::default();
+        for VcpuThread { handle, status } in self.0 {
+            // A panic ended the whole process.
+            let _ = handle.join();
+            counts.port += status.port.load(Ordering::Relaxed);
+            counts.mmio += status.mmio.load(Ordering::Relaxed);
+            counts.other += status.other.load(Ordering::Relaxed);
+        }
+        counts
+    }
+}
+
+impl VcpuThread {
+    fn start(vcpu: Vcpu, buses: &Arc<Buses>, ending: &Arc<Ending>) -> io::Result<Self> {
+        let status = Arc::<Status>::default();
+        let (buses, ending, shared) = (Arc::clone(buses), Arc::clone(ending), Arc::clone(&status));
+        let handle = thread::Builder::new()
+            .name(format!("vcpu{}", vcpu.id))
+            .spawn(move || run(vcpu, &buses, &ending, &shared))?;
+        Ok(Self { handle, status })
+    }
+
+    /// Makes it leave the guest, or a system call that blocks.
+    fn kick(&self) {
+        if let Err(error) = self.handle.kill(SIGRTMIN()) {
+            log::debug!("Cannot signal a vCPU's thread: {error}");
+        }
+    }
+}
+
+fn run(mut vcpu: Vcpu, buses: &Buses, ending: &Ending, status: &Status) {
+    while !ending.ended() {
+        status.answer(&vcpu);
+        let exit = vcpu.run();
+        status.count(&exit);
+        if let Next::Dead(reason) = dispatch(exit, buses) {
+            ending.end(Outcome::Died(reason));
+        }
+    }
+}
+
+impl Status {
+    fn answer(&self, vcpu: &Vcpu) {
+        let asked = self.asked.load(Ordering::Acquire);
+        if asked != self.answered.load(Ordering::Relaxed) {
+            self.halted.store(vcpu.is_halted(), Ordering::Relaxed);
+            self.answered.store(asked, Ordering::Release);
+        }
+    }
+
+    fn is_halted(&self) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        asked > 0 && self.answered.load(Ordering::Acquire) == asked && self.halted.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, exit: &Exit<'_>) {
+        let counter = match exit {
+            Exit::PortRead { .. } | Exit::PortWrite { .. } => &self.port,
+            Exit::MmioRead { .. } | Exit::MmioWrite { .. } => &self.mmio,
+            Exit::EndOfInterrupt(_) | Exit::Interrupted | Exit::Dead(_) => &self.other,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
