@@ -1,6 +1,7 @@
 //! The devices that `--device` configures, and `carpel devices`, which lists them.
 
-use std::io::Write as _;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -34,13 +35,14 @@ const KINDS: &[Kind] = &[Kind {
 pub fn list() -> Result<()> {
     let mut text = String::new();
     for kind in KINDS {
-        text.push_str(&format!("{}: {}\n", kind.name, kind.about));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{}: {}", kind.name, kind.about);
         for key in kind.keys {
-            text.push_str(&format!("  {}=...  {} [default: {}]\n", key.name, key.about, key.default));
+            let _ = writeln!(text, "  {}=...  {} [default: {}]", key.name, key.about, key.default);
         }
-        text.push_str(&format!("  example: {}\n", kind.example));
+        let _ = writeln!(text, "  example: {}", kind.example);
     }
-    std::io::stdout().write_all(text.as_bytes()).context("Cannot write the list")
+    io::stdout().write_all(text.as_bytes()).context("Cannot write the list")
 }
 
 /// The keys and values of `KIND[,key=value...]`. Kind and keys are known ones.

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod memory;
 pub mod outcome;
 pub mod plan;
+pub mod platform;
 pub mod run;
 pub mod terminal;
 pub mod threads;

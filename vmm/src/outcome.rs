@@ -103,6 +103,8 @@ pub struct Ending {
 #[derive(Debug, Default)]
 struct State {
     panicked: bool,
+    /// A crash kernel takes over: the end of the panic's messages is not the end of the guest.
+    crash_kernel: bool,
     outcome: Option<Outcome>,
 }
 
@@ -133,9 +135,10 @@ impl Ending {
         }
     }
 
-    /// Whether a panic was noted.
-    pub fn panicked(&self) -> bool {
-        self.state().panicked
+    /// Whether the kernel panicked and nothing more is to be expected of it than its last words.
+    pub fn dying(&self) -> bool {
+        let state = self.state();
+        state.panicked && !state.crash_kernel
     }
 
     /// Whether the run has ended. vCPU threads ask before they enter the guest.
@@ -169,7 +172,10 @@ impl EventSink for Ending {
             GuestEvent::PowerOff => self.end(Outcome::PowerOff),
             GuestEvent::Reset => self.end(Outcome::Reset),
             GuestEvent::Panicked => self.end(Outcome::Panicked),
-            GuestEvent::CrashLoaded => log::info!("The guest kernel panicked and starts its crash kernel"),
+            GuestEvent::CrashLoaded => {
+                self.note_panic();
+                self.state().crash_kernel = true;
+            }
             GuestEvent::DebugExit(value) => self.end(Outcome::DebugExit(value)),
         }
     }
@@ -210,6 +216,16 @@ mod tests {
         assert_eq!(ended_by(Outcome::TimedOut), Outcome::Panicked);
         assert_eq!(ended_by(Outcome::Signal(15)), Outcome::Signal(15));
         assert_eq!(ended_by(Outcome::Until), Outcome::Until);
+    }
+
+    #[test]
+    fn a_crash_kernel_runs_on_after_the_panic() {
+        let crash = |ending: &Ending| {
+            ending.event(GuestEvent::CrashLoaded);
+            assert!(!ending.ended() && !ending.dying());
+            ending.event(GuestEvent::PowerOff);
+        };
+        assert_eq!(outcome(crash), Outcome::Panicked);
     }
 
     #[test]

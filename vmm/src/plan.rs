@@ -1,20 +1,16 @@
 //! From a configuration to everything that is decided before KVM is asked: the map, the command line, the devices with
 //! their addresses and interrupts. Pure: what files say has been read into a [`Probe`].
 
-use std::fmt;
-use std::ops::Range;
 use std::path::PathBuf;
 
 use carpel_arch::MapError;
-use carpel_arch::map::{Address, Arch, Inputs, MemoryMap};
-use carpel_arch::x86_64::acpi;
-use carpel_devices::legacy::ioapic::IoApic;
-use carpel_devices::legacy::{acpi_pm::AcpiPm, cmos::Cmos, serial::Serial};
+use carpel_arch::map::{Inputs, MemoryMap};
 use linux_loader::cmdline::Cmdline;
 use thiserror::Error;
 
 use crate::config::{Config, IrqchipMode};
 use crate::loader::{Kernel, KernelError, OpenError, Source};
+use crate::platform::{self, Device, Placed};
 
 /// What every Linux guest is told before the user's own words: where the console is, and to reset when it panics, so
 /// that a panic ends the run.
@@ -55,58 +51,6 @@ pub struct Plan {
     pub irqchip: IrqchipMode,
     /// The machine's devices.
     pub devices: Vec<Placed>,
-}
-
-/// The devices that a machine can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// The first serial port.
-    Serial,
-    /// The keyboard controller, for its reset line.
-    I8042,
-    /// The real-time clock.
-    Cmos,
-    /// ACPI's fixed power management registers.
-    AcpiPm,
-    /// The reset control register.
-    Reset,
-    /// QEMU's isa-debug-exit.
-    DebugExit,
-    /// The panic notification device.
-    PvPanic,
-    /// The IOAPIC of a split interrupt controller.
-    IoApic,
-}
-
-/// A device and where it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
-    /// Which device.
-    pub device: Device,
-    /// Its name in messages.
-    pub name: &'static str,
-    /// Its registers.
-    pub place: Place,
-    /// Its interrupt: a GSI.
-    pub irq: Option<u32>,
-}
-
-/// Where registers are. Ends are exclusive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Port I/O.
-    Ports(Range<u16>),
-    /// Guest physical addresses.
-    Mmio(Range<u64>),
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ports(range) => write!(f, "ports {:#x}-{:#x}", range.start, range.end),
-            Self::Mmio(range) => write!(f, "{}-{}", Address(range.start), Address(range.end)),
-        }
-    }
 }
 
 /// Why a configuration has no plan.
@@ -204,10 +148,7 @@ impl Plan {
         let kernel = probe.kernel.ok_or(PlanError::NoKernel)?;
         let irqchip = config.irqchip.unwrap_or(IrqchipMode::Split);
         let cmdline = cmdline(&config.append, &map, &kernel)?;
-        let devices = match map.arch {
-            Arch::X86_64 => pc(&map, irqchip),
-            Arch::Aarch64 | Arch::Riscv64 => Vec::new(),
-        };
+        let devices = platform::place(&map, irqchip);
         Ok(Self { map, vcpus: config.vcpus, kernel, cmdline, irqchip, devices })
     }
 
@@ -232,28 +173,4 @@ fn cmdline(append: &[String], map: &MemoryMap, kernel: &Kernel) -> Result<String
     }
     let text = cmdline.as_cstring().ok().and_then(|text| text.into_string().ok());
     text.ok_or(PlanError::CmdlineText { text: whole })
-}
-
-/// The devices of a PC, at the addresses that kernels expect (guest-visible tables name most of them, too).
-fn pc(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
-    let at = |device, name, base: u16, size: u64, irq| Placed {
-        device,
-        name,
-        place: Place::Ports(base..base + size as u16),
-        irq,
-    };
-    let mut devices = vec![
-        at(Device::Serial, "serial", 0x3F8, Serial::LEN, Some(4)),
-        at(Device::I8042, "i8042", 0x60, 5, None),
-        at(Device::Cmos, "rtc", acpi::RTC_PORT, Cmos::LEN, Some(acpi::RTC_IRQ.into())),
-        at(Device::DebugExit, "debug-exit", 0xF4, 4, None),
-        at(Device::PvPanic, "pvpanic", acpi::PVPANIC_PORT, 1, None),
-        at(Device::AcpiPm, "acpi-pm", acpi::PM1A_EVENT_PORT, AcpiPm::LEN, Some(acpi::SCI_GSI.into())),
-        at(Device::Reset, "reset", acpi::RESET_PORT, 1, None),
-    ];
-    if let (IrqchipMode::Split, Some(ioapic)) = (irqchip, map.claim("ioapic")) {
-        let place = Place::Mmio(ioapic.start..ioapic.start + IoApic::LEN);
-        devices.push(Placed { device: Device::IoApic, name: "ioapic", place, irq: None });
-    }
-    devices
 }

@@ -211,7 +211,7 @@ impl Care {
             (self.printed_before, self.silent_since) = (printed, Instant::now());
         }
         let silence = self.silent_since.elapsed();
-        if self.ending.panicked() && silence > PANIC_SILENCE {
+        if self.ending.dying() && silence > PANIC_SILENCE {
             self.ending.end(Outcome::Panicked);
         }
         if let Some(limit) = self.watchdog.filter(|&limit| silence > limit) {

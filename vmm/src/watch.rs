@@ -28,7 +28,7 @@ pub struct Watch {
 impl Watch {
     /// Compiles the patterns. The error says what is wrong with one.
     pub fn new(limits: &Limits, ending: Arc<Ending>) -> Result<Self, Box<BuildError>> {
-        let compile = |pattern: &Option<String>| pattern.as_deref().map(Regex::new).transpose();
+        let compile = |pattern: &Option<String>| pattern.as_deref().map(Regex::new).transpose().map_err(Box::new);
         Ok(Self { ending, until: compile(&limits.until)?, fail_on: compile(&limits.fail_on)?, line: Vec::new() })
     }
 
@@ -139,7 +139,7 @@ mod tests {
         let ending = Arc::new(Ending::new().unwrap());
         let mut watch = Watch::new(&Limits::default(), Arc::clone(&ending)).unwrap();
         watch.feed(b"[ 1.0] Kernel panic - not syncing: VFS\n");
-        assert!(ending.panicked() && !ending.ended());
+        assert!(ending.dying() && !ending.ended());
         watch.feed(b"[ 1.1] ---[ end Kernel panic - not syncing: VFS ]---");
         assert_eq!(ending.outcome(), Some(Outcome::Panicked));
     }
@@ -151,6 +151,6 @@ mod tests {
         watch.feed(&[b'x'; 3 * LINE_MAX]);
         assert!(watch.line.capacity() <= 2 * LINE_MAX);
         watch.feed(PANIC);
-        assert!(ending.panicked());
+        assert!(ending.dying());
     }
 }

@@ -9,7 +9,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::config::IrqchipMode;
 use crate::kvm::KvmError;
 use crate::loader::zero_page;
-use crate::plan::{Device, Place, Plan};
+use crate::plan::Plan;
+use crate::platform::{Device, Place};
 
 /// Where crosvm's layout has a kernel's first stack end: the register's value, for which nothing is set aside.
 const STACK_WITHOUT_CLAIM: u64 = 0x8000;

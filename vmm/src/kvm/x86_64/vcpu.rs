@@ -56,7 +56,7 @@ fn set_local_apic(fd: &VcpuFd) -> Result<(), KvmError> {
     let mut apic = fd.get_lapic().call("KVM_GET_LAPIC")?;
     for (offset, value) in [(APIC_LVT_LINT0, MODE_EXTINT), (APIC_LVT_LINT1, MODE_NMI)] {
         for (byte, value) in apic.regs[offset..offset + 4].iter_mut().zip(value.to_le_bytes()) {
-            *byte = value as _;
+            *byte = value.cast_signed();
         }
     }
     fd.set_lapic(&apic).call("KVM_SET_LAPIC")

@@ -1,0 +1,101 @@
+//! The devices of a PC.
+
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use carpel_arch::map::{Extent, MemoryMap};
+use carpel_arch::x86_64::{acpi, mptable};
+use carpel_devices::bus::{Bus, BusDevice, BusError};
+use carpel_devices::event::EventSink;
+use carpel_devices::legacy::acpi_pm::AcpiPm;
+use carpel_devices::legacy::cmos::Cmos;
+use carpel_devices::legacy::debug_exit::DebugExit;
+use carpel_devices::legacy::i8042::I8042;
+use carpel_devices::legacy::ioapic::IoApic;
+use carpel_devices::legacy::pvpanic::PvPanic;
+use carpel_devices::legacy::reset::ResetControl;
+use carpel_devices::legacy::serial::Serial;
+
+use super::{Device, Place, Placed};
+use crate::config::IrqchipMode;
+use crate::exit::Buses;
+use crate::kvm::Vm;
+use crate::machine::MachineError;
+use crate::outcome::Ending;
+use crate::plan::Plan;
+
+/// Where the high RAM of a PC starts, which its CMOS tells apart.
+const FOUR_GIB: u64 = 1 << 32;
+
+/// The devices of a PC, at the addresses that kernels expect (guest-visible tables name most of them, too).
+pub fn place(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
+    let at = |device, name, base: u16, size: u64, irq| Placed {
+        device,
+        name,
+        place: Place::Ports(base..base + size as u16),
+        irq,
+    };
+    let mut devices = vec![
+        at(Device::Serial, "serial", 0x3F8, Serial::LEN, Some(4)),
+        at(Device::I8042, "i8042", 0x60, 5, None),
+        at(Device::Cmos, "rtc", acpi::RTC_PORT, Cmos::LEN, Some(acpi::RTC_IRQ.into())),
+        at(Device::DebugExit, "debug-exit", 0xF4, 4, None),
+        at(Device::PvPanic, "pvpanic", acpi::PVPANIC_PORT, 1, None),
+        at(Device::AcpiPm, "acpi-pm", acpi::PM1A_EVENT_PORT, AcpiPm::LEN, Some(acpi::SCI_GSI.into())),
+        at(Device::Reset, "reset", acpi::RESET_PORT, 1, None),
+    ];
+    if let (IrqchipMode::Split, Some(ioapic)) = (irqchip, map.claim("ioapic")) {
+        let place = Place::Mmio(ioapic.start..ioapic.start + IoApic::LEN);
+        devices.push(Placed { device: Device::IoApic, name: "ioapic", place, irq: None });
+    }
+    devices
+}
+
+/// Makes the devices and puts them on their buses.
+pub fn build(vm: &Vm, plan: &Plan, serial: &Arc<Mutex<Serial>>, ending: &Arc<Ending>) -> Result<Buses, MachineError> {
+    let mut buses = Buses::default();
+    let events = || Arc::clone(ending) as Arc<dyn EventSink>;
+    for placed in &plan.devices {
+        let device: Arc<Mutex<dyn BusDevice>> = match placed.device {
+            Device::Serial => serial.clone(),
+            Device::Cmos => Arc::new(Mutex::new(cmos(plan))),
+            Device::AcpiPm => Arc::new(Mutex::new(AcpiPm::new(events()))),
+            Device::Reset => Arc::new(Mutex::new(ResetControl::new(events()))),
+            Device::DebugExit => Arc::new(Mutex::new(DebugExit::new(events()))),
+            Device::PvPanic => Arc::new(Mutex::new(PvPanic::new(events()))),
+            Device::I8042 => {
+                insert_i8042(&mut buses.port, placed, I8042::new(events()))?;
+                continue;
+            }
+            Device::IoApic => {
+                let Some(router) = vm.msi_router(plan.irqchip) else { continue };
+                let ioapic = Arc::new(Mutex::new(IoApic::new(mptable::ioapic_id(plan.vcpus as u8), router)));
+                buses.ioapic = Some(ioapic.clone());
+                ioapic
+            }
+        };
+        match &placed.place {
+            Place::Ports(range) => {
+                buses.port.insert(placed.name, device, range.start.into(), (range.end - range.start).into())?;
+            }
+            Place::Mmio(range) => buses.mmio.insert(placed.name, device, range.start, range.end - range.start)?,
+        }
+    }
+    Ok(buses)
+}
+
+fn cmos(plan: &Plan) -> Cmos {
+    let (low, high): (Vec<_>, Vec<_>) = plan.map.ram().partition(|ram| ram.start < FOUR_GIB);
+    let sum = |ram: Vec<&Extent>| ram.into_iter().map(Extent::size).sum();
+    Cmos::new(sum(low), sum(high), SystemTime::now)
+}
+
+/// The controller has two ports, with another device's between them.
+fn insert_i8042(port: &mut Bus, placed: &Placed, device: I8042) -> Result<(), BusError> {
+    let Place::Ports(range) = &placed.place else { return Ok(()) };
+    let device = Arc::new(Mutex::new(device));
+    for register in [I8042::DATA, I8042::COMMAND] {
+        port.insert_part(placed.name, device.clone(), u64::from(range.start) + register, 1, register)?;
+    }
+    Ok(())
+}
