@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::termios::{LocalFlags, OutputFlags, tcgetattr};
 
-use crate::guest::{MACHINES, Running, command, finish};
+use crate::guest::{MACHINES, Running, command, finish, run};
 
 const WAYS: [&str; 2] = ["by=asking", "by=interrupt"];
 
@@ -88,6 +88,22 @@ fn keys_that_signal_elsewhere_are_the_guests_on_a_terminal() {
     guest.wait_for("<\x03\x1a\x1c>");
     guest.write(b"q");
     guest.finish().expect_status(0);
+}
+
+#[test]
+fn a_console_in_a_file_leaves_standard_output_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("console");
+    let target = format!("file={}", file.display());
+    let outcome = run("hello", &["--console", &target]).expect_status(0);
+    assert_eq!(outcome.stdout, "");
+    assert_eq!(fs::read_to_string(file).unwrap(), "Hello from a guest\n");
+}
+
+#[test]
+fn a_console_without_a_place_is_still_watched() {
+    let outcome = run("end", &["--console", "null", "-a", "how=spin", "--until", "ending"]);
+    assert_eq!(outcome.expect_status(0).stdout, "");
 }
 
 /// Runs a guest on a terminal and ends it in a way that gives the status.

@@ -7,3 +7,4 @@ mod boot;
 mod console;
 mod ends;
 mod guest;
+mod report;

@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn more_than_the_host_has_is_one_error() {
-        let error = GuestRam::new(&[0..1 << 47]).unwrap_err();
+        let error = GuestRam::new(std::slice::from_ref(&(0..1 << 47))).unwrap_err();
         assert_eq!(error.to_string(), "Cannot map 140737488355328 bytes of guest memory");
     }
 }

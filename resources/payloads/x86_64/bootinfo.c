@@ -1,14 +1,17 @@
 /* Prints what the boot protocol handed over: command line, e820 table, and the initrd with the sum of its 64-bit words. */
 #include "payload.h"
 
+/* One instruction for each word: the KVM that this runs on may take a microsecond for one. */
 static uint64_t word_sum(uint64_t start, uint64_t size)
 {
-	uint64_t sum = 0;
-	for (uint64_t at = start; at < start + size; at += 8) {
-		if (!(at & ((1ul << 30) - 1)) || at == start)
-			map_gib(at);
-		sum += read64(at);
+	enum { UNROLLED = 512 };
+	uint64_t sum = 0, at = start, end = start + size;
+	for (; at + 8 * UNROLLED <= end; at += 8 * UNROLLED) {
+		map_gib(at + 8 * UNROLLED - 8);
+		__asm__("i = 0\n.rept %c2\nadd i(%1), %0\ni = i + 8\n.endr" : "+r"(sum) : "r"(at), "i"(UNROLLED) : "memory");
 	}
+	for (; at < end; at += 8)
+		sum += read64(at);
 	return sum;
 }
 

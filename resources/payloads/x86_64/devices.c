@@ -18,16 +18,18 @@ static uint64_t cmos_number(uint8_t index)
 	return binary ? value : (value >> 4) * 10 + (value & 0xf);
 }
 
+static void check_ones(const char *name, uint64_t value, uint64_t ones) { check(value == ones, name, value); }
+
 static void check_unmapped(void)
 {
-	check(inb(UNMAPPED_PORT) == 0xff, "port8", inb(UNMAPPED_PORT));
-	check(inw(UNMAPPED_PORT) == 0xffff, "port16", inw(UNMAPPED_PORT));
-	check(inl(UNMAPPED_PORT) == 0xffffffff, "port32", inl(UNMAPPED_PORT));
+	check_ones("port8", inb(UNMAPPED_PORT), 0xff);
+	check_ones("port16", inw(UNMAPPED_PORT), 0xffff);
+	check_ones("port32", inl(UNMAPPED_PORT), 0xffffffff);
 	map_gib(UNMAPPED_MMIO);
-	check(read8(UNMAPPED_MMIO) == 0xff, "mmio8", read8(UNMAPPED_MMIO));
-	check(read16(UNMAPPED_MMIO) == 0xffff, "mmio16", read16(UNMAPPED_MMIO));
-	check(read32(UNMAPPED_MMIO) == 0xffffffff, "mmio32", read32(UNMAPPED_MMIO));
-	check(read64(UNMAPPED_MMIO) == ~0ul, "mmio64", read64(UNMAPPED_MMIO));
+	check_ones("mmio8", read8(UNMAPPED_MMIO), 0xff);
+	check_ones("mmio16", read16(UNMAPPED_MMIO), 0xffff);
+	check_ones("mmio32", read32(UNMAPPED_MMIO), 0xffffffff);
+	check_ones("mmio64", read64(UNMAPPED_MMIO), ~0ul);
 	outb(UNMAPPED_PORT, 0);
 	write32(UNMAPPED_MMIO, 0);
 }

@@ -13,6 +13,10 @@ export PATH=/bin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+if [ "$finish" = shell ]; then
+    echo "guest: up"
+    exec setsid cttyhack sh
+fi
 echo "guest: release $(uname -r)"
 echo "guest: cpus $(nproc)"
 echo "guest: memory $(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
@@ -27,7 +31,6 @@ case $finish in
     halt) halt -f ;;
     reboot) reboot -f ;;
     wait) sleep 3600 ;;
-    shell) exec setsid cttyhack sh ;;
     *) poweroff -f ;;
 esac
 "#;

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use carpel_testbed::{demo, verify};
+use carpel_testbed::demo;
+use carpel_testbed::verify::{self, Wanted};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -19,6 +20,9 @@ enum Cli {
         /// Boot the stock kernel in every combination of machines, not only in those that cover every pair
         #[arg(long)]
         full: bool,
+        /// Only the boot tests whose names contain TEXT
+        #[arg(long, value_name = "TEXT")]
+        only: Option<String>,
         /// Show all that hosts and guests print
         #[arg(short, long)]
         verbose: bool,
@@ -28,7 +32,7 @@ enum Cli {
 fn main() -> ExitCode {
     let result = match Cli::parse() {
         Cli::Demo { verbose } => demo::run(verbose),
-        Cli::Verify { full, verbose } => verify::run(full, verbose),
+        Cli::Verify { full, only, verbose } => verify::run(&Wanted { full, only, verbose }),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::arch;
 use crate::boot::Files;
@@ -40,25 +40,26 @@ impl Tally {
     }
 }
 
-/// Runs every check; `full` boots the stock kernel in every combination instead of every pair.
-pub fn run(full: bool, verbose: bool) -> Result<()> {
+/// What to check, and how to show it.
+pub struct Wanted {
+    /// Boot the stock kernel in every combination instead of every pair.
+    pub full: bool,
+    /// Only the boot tests whose names contain this.
+    pub only: Option<String>,
+    /// Show all that hosts and guests print.
+    pub verbose: bool,
+}
+
+/// Runs the checks.
+pub fn run(wanted: &Wanted) -> Result<()> {
     let started = Instant::now();
     let mut tally = Tally::default();
-    tally.section("packages", install_tools);
-    tally.section("formatting", || run_command(cargo().args(["fmt", "--all", "--check"])));
-    tally.section("clippy", || {
-        run_command(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
-    });
-    tally.section("unit, property, command line and payload tests", || {
-        run_command(cargo().args(["test", "--workspace"]))
-    });
-    tally.section("documentation", || {
-        run_command(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
-    });
-
+    if wanted.only.is_none() {
+        workspace_checks(&mut tally);
+    }
     heading("boot tests");
     let boots = Instant::now();
-    if let Err(err) = boot_tests(full, verbose, &mut tally) {
+    if let Err(err) = boot_tests(wanted, &mut tally) {
         tally.count("boot tests", Err(err));
     }
     println!("   boot tests: {}", seconds(boots.elapsed()));
@@ -71,12 +72,31 @@ pub fn run(full: bool, verbose: bool) -> Result<()> {
     if tally.failed.is_empty() { Ok(()) } else { bail!("Not everything passed") }
 }
 
-fn boot_tests(full: bool, verbose: bool, tally: &mut Tally) -> Result<()> {
+fn workspace_checks(tally: &mut Tally) {
+    tally.section("packages", install_tools);
+    tally.section("formatting", || run_command(cargo().args(["fmt", "--all", "--check"])));
+    tally.section("clippy", || {
+        run_command(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    });
+    tally.section("unit, property, command line and payload tests", || {
+        run_command(cargo().args(["test", "--workspace"]))
+    });
+    tally.section("documentation", || {
+        run_command(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+    });
+}
+
+fn boot_tests(wanted: &Wanted, tally: &mut Tally) -> Result<()> {
     let arch = arch::native()?;
-    let mut host = Host::choose(arch, if verbose { Echo::Everything } else { Echo::Nothing })?;
+    let mut host = Host::choose(arch, if wanted.verbose { Echo::Everything } else { Echo::Nothing })?;
     let files = Files::obtain(arch)?;
     files.give(&mut host);
-    for outcome in host.run(&files.steps(full))? {
+    let mut steps = files.steps(wanted.full);
+    if let Some(part) = &wanted.only {
+        steps.retain(|step| step.name.contains(part));
+        ensure!(!steps.is_empty(), "No boot test has {part:?} in its name");
+    }
+    for outcome in host.run(&steps)? {
         // The host has printed each outcome as it came.
         match outcome.verdict {
             Ok(()) => tally.passed += 1,
