@@ -6,12 +6,13 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, OutputFlags, tcgetattr};
+use nix::unistd::Pid;
 
-use crate::guest::{MACHINES, Running, command, finish, run};
+use crate::guest::{MACHINES, Running, command, finish, run, wait};
 
 const WAYS: [&str; 2] = ["by=asking", "by=interrupt"];
 
@@ -70,6 +71,22 @@ fn the_end_of_input_is_not_the_guests_end() {
     let outcome =
         finish(command("end", &["-a", "how=idle", "--timeout", "1s"]).stdin(Stdio::null())).expect_status(124);
     assert!(outcome.elapsed >= Duration::from_secs(1));
+}
+
+#[test]
+fn a_reader_that_reads_nothing_holds_up_neither_timeout_nor_signals() {
+    let start = |timeout| {
+        let mut command = command("flood", &["--timeout", timeout]);
+        // The pipe is full at once and stays so.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("carpel starts")
+    };
+    let mut timed = start("500ms");
+    assert_eq!(wait(&mut timed, Instant::now()), 124);
+
+    let mut signalled = start("60s");
+    thread::sleep(Duration::from_millis(500));
+    kill(Pid::from_raw(signalled.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert_eq!(wait(&mut signalled, Instant::now()), 143);
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl Running {
 }
 
 /// The exit status of a child that must end inside the limit.
-fn wait(child: &mut Child, started: Instant) -> i32 {
+pub fn wait(child: &mut Child, started: Instant) -> i32 {
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             use std::os::unix::process::ExitStatusExt as _;
