@@ -1,5 +1,6 @@
 //! Everything that talks to KVM, and all that differs between host architectures.
 
+mod abilities;
 mod vcpu;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -17,6 +18,7 @@ use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap};
 use vmm_sys_util::errno::Error as Errno;
 
+pub use abilities::Abilities;
 pub use host::{has_hardware_virtualization, phys_bits};
 pub use vcpu::Vcpu;
 

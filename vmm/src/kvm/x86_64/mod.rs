@@ -8,7 +8,7 @@ mod vcpu;
 
 use std::arch::x86_64::__cpuid;
 
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{Cap, Kvm, VmFd};
 use vmm_sys_util::errno::Error as Errno;
 
 pub use boot::write_boot_structures;
@@ -17,6 +17,21 @@ pub use irqchip::{Router, create_irqchip};
 pub use vcpu::create_vcpus;
 
 use crate::plan::Plan;
+
+/// What a machine needs of KVM, by the name in its documentation.
+pub const NEEDED: &[(Cap, &str)] = &[
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"),
+    (Cap::Pit2, "KVM_CAP_PIT2"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::MpState, "KVM_CAP_MP_STATE"),
+];
 
 /// Guest physical address bits, which are the host's: CPUID 0x8000_0008, EAX bits 7-0 (Intel SDM volume 2, CPUID).
 pub fn phys_bits() -> u8 {
