@@ -21,6 +21,13 @@ fn output_is_the_guests_own_to_the_byte() {
 }
 
 #[test]
+fn logging_stays_out_of_the_guests_output() {
+    let outcome = run("hello", &["-vv"]).expect_status(0);
+    assert_eq!(outcome.stdout, "Hello from a guest\n");
+    assert_ne!(outcome.stderr, "");
+}
+
+#[test]
 fn the_smallest_guest_runs() {
     assert_eq!(run("serial_byte", &[]).expect_status(0).stdout, ".");
 }
