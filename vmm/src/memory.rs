@@ -90,6 +90,8 @@ impl Mapping {
     /// Overcommitted: a guest may be larger than the host's memory as long as it does not use it all.
     const FLAGS: MapFlags = MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE);
 
+    /// Maps memory whose start stays in small pages: of the first 2 MiB, boot structures and small guests touch little,
+    /// and zeroing a huge page takes longer than all else that happens before such a guest runs.
     fn new(length: NonZeroUsize) -> Result<Self, Errno> {
         // A region that is larger by one huge page holds an aligned one; what sticks out is given back.
         let whole = length.checked_add(HUGE_PAGE).ok_or(Errno::ENOMEM)?;
@@ -101,8 +103,14 @@ impl Mapping {
         let (start, end) = unsafe { (mapped.add(before), mapped.add(before + length.get())) };
         Self::unmap(mapped, before);
         Self::unmap(end, HUGE_PAGE - before);
-        // SAFETY: the range is the mapping just made. Advice that the host cannot follow only costs speed.
-        let _ = unsafe { madvise(start.cast(), length.get(), MmapAdvise::MADV_HUGEPAGE) };
+        let small = length.get().min(HUGE_PAGE);
+        for (offset, length, advice) in [
+            (0, small, MmapAdvise::MADV_NOHUGEPAGE),
+            (small, length.get() - small, MmapAdvise::MADV_HUGEPAGE),
+        ] {
+            // SAFETY: the range lies inside the mapping just made. Advice that the host cannot follow only costs speed.
+            let _ = unsafe { madvise(start.add(offset).cast(), length, advice) };
+        }
         Ok(Self { start, length })
     }
 
