@@ -6,13 +6,15 @@ use anyhow::Result;
 
 use crate::initramfs::Initramfs;
 
-/// Prints facts as lines `guest: KEY VALUE`. The kernel hands its unknown parameter `finish=` on as a variable.
+/// Prints facts as lines `guest: KEY VALUE`, which no message of the kernel may interrupt. The kernel hands its unknown parameter
+/// `finish=` on as a variable.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+dmesg -n 1
 if [ "$finish" = shell ]; then
     echo "guest: up"
     exec setsid cttyhack sh

@@ -10,7 +10,8 @@ use crate::initramfs::Initramfs;
 use crate::kernel::{StockKernel, busybox};
 use crate::packages::install_tools;
 
-/// First process of the host. What it prints before the driver's first mark is the host's own.
+/// First process of the host. What it prints before the driver's first mark is the host's own; from there on the kernel is silent,
+/// for it would write into the guests' lines.
 const INIT: &str = r"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/
@@ -20,6 +21,7 @@ mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmp /tmp
+dmesg -n 1
 for module in @MODULES@; do
     insmod /modules/$module.ko || echo 'The module does not load'
 done
