@@ -12,7 +12,7 @@ use carpel_vmm::config::{Config, ConsoleTarget, Limits};
 use carpel_vmm::console::Console;
 use carpel_vmm::kvm;
 use carpel_vmm::machine::Machine;
-use carpel_vmm::outcome::Ending;
+use carpel_vmm::outcome::{Ending, Outcome};
 use carpel_vmm::plan::{Files, Plan};
 use carpel_vmm::run::{ConsoleState, Facts, InputKind};
 use carpel_vmm::terminal::RawTerminal;
@@ -62,7 +62,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
     let files = Files::open(&config)?;
     let plan = Plan::new(&config, files.probe(&config, kvm::phys_bits())?)?;
     let ending = Arc::new(Ending::new().context("Cannot create an eventfd")?);
-    let watch = Watch::new(&limits, Arc::clone(&ending)).context("Cannot read a pattern")?;
+    let watch = Watch::new(&limits, Arc::clone(&ending))?;
     let (output, report) = if args.dry_run {
         (None, None)
     } else {
@@ -106,7 +106,7 @@ impl Prepared {
         };
         let facts = machine.run(&self.limits, &ConsoleState { printed, input }, &self.ending)?;
         drop(terminal);
-        tell(&facts);
+        tell(&facts, self.limits.until.as_deref());
         if let Some(report) = self.report {
             report.write(&self.config, &self.plan, &facts)?;
         }
@@ -115,9 +115,11 @@ impl Prepared {
 }
 
 /// Says how it ended, where the status alone says too little.
-fn tell(facts: &Facts) {
+fn tell(facts: &Facts, until: Option<&str>) {
     if let Some(message) = facts.outcome.message() {
         eprintln!("carpel: {message}");
+    } else if let (Some(until), Outcome::PowerOff | Outcome::Reset) = (until, &facts.outcome) {
+        eprintln!("carpel: The guest ended by itself before its console matched `{until}`");
     }
     log::debug!("{:?} after {:?}, {:?}", facts.outcome, facts.duration, facts.exits);
 }

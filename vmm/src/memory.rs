@@ -76,11 +76,12 @@ impl GuestRam {
     }
 }
 
-/// Anonymous memory at a huge page's boundary.
+/// Anonymous memory that starts at a huge page's boundary.
 #[derive(Debug)]
 struct Mapping {
     start: NonNull<u8>,
-    length: NonZeroUsize,
+    /// All that was mapped: more than is used, so that an aligned start lies in it. What is never touched costs nothing.
+    whole: (NonNull<u8>, NonZeroUsize),
 }
 
 // SAFETY: the mapping is plain memory of the process; nothing about it belongs to a thread.
@@ -93,39 +94,29 @@ impl Mapping {
     /// Maps memory whose start stays in small pages: of the first 2 MiB, boot structures and small guests touch little,
     /// and zeroing a huge page takes longer than all else that happens before such a guest runs.
     fn new(length: NonZeroUsize) -> Result<Self, Errno> {
-        // A region that is larger by one huge page holds an aligned one; what sticks out is given back.
         let whole = length.checked_add(HUGE_PAGE).ok_or(Errno::ENOMEM)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no other memory.
         let mapped = unsafe { mmap_anonymous(None, whole, access, Self::FLAGS)? }.cast::<u8>();
-        let before = mapped.align_offset(HUGE_PAGE);
-        // SAFETY: `before` is less than a huge page, so both pointers stay inside the mapping or at its end.
-        let (start, end) = unsafe { (mapped.add(before), mapped.add(before + length.get())) };
-        Self::unmap(mapped, before);
-        Self::unmap(end, HUGE_PAGE - before);
+        // SAFETY: the offset is less than a huge page, so `length` bytes from there on lie inside the mapping.
+        let start = unsafe { mapped.add(mapped.align_offset(HUGE_PAGE)) };
         let small = length.get().min(HUGE_PAGE);
-        for (offset, length, advice) in [
-            (0, small, MmapAdvise::MADV_NOHUGEPAGE),
-            (small, length.get() - small, MmapAdvise::MADV_HUGEPAGE),
-        ] {
+        for (offset, length, advice) in
+            [(0, small, MmapAdvise::MADV_NOHUGEPAGE), (small, length.get() - small, MmapAdvise::MADV_HUGEPAGE)]
+        {
             // SAFETY: the range lies inside the mapping just made. Advice that the host cannot follow only costs speed.
             let _ = unsafe { madvise(start.add(offset).cast(), length, advice) };
         }
-        Ok(Self { start, length })
-    }
-
-    fn unmap(start: NonNull<u8>, length: usize) {
-        if length > 0 {
-            // SAFETY: callers pass parts of a mapping of their own that nothing refers to any more.
-            let result = unsafe { munmap(start.cast(), length) };
-            debug_assert!(result.is_ok());
-        }
+        Ok(Self { start, whole: (mapped, whole) })
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        Self::unmap(self.start, self.length.get());
+        let (start, length) = self.whole;
+        // SAFETY: the mapping is this one's own, and what refers to it is dropped before it.
+        let result = unsafe { munmap(start.cast(), length.get()) };
+        debug_assert!(result.is_ok());
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use regex_automata::meta::{BuildError, Regex};
 use regex_automata::{Anchored, Input};
+use thiserror::Error;
 
 use crate::config::Limits;
 use crate::outcome::{Ending, Outcome};
@@ -14,6 +15,14 @@ const LINE_MAX: usize = 4096;
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 /// What it prints after all else (kernel/panic.c).
 const PANIC_END: &[u8] = b"---[ end Kernel panic";
+
+/// A pattern that is none.
+#[derive(Debug, Error)]
+#[error("`{pattern}` is not a regular expression: {reason}")]
+pub struct PatternError {
+    pattern: String,
+    reason: String,
+}
 
 /// Watches one console. Every byte is judged when it comes, so outcomes stand in the order in which the guest caused
 /// them.
@@ -26,9 +35,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Compiles the patterns. The error says what is wrong with one.
-    pub fn new(limits: &Limits, ending: Arc<Ending>) -> Result<Self, Box<BuildError>> {
-        let compile = |pattern: &Option<String>| pattern.as_deref().map(Regex::new).transpose().map_err(Box::new);
+    /// Compiles the patterns.
+    pub fn new(limits: &Limits, ending: Arc<Ending>) -> Result<Self, PatternError> {
+        let compile = |pattern: &Option<String>| pattern.as_deref().map(compile).transpose();
         Ok(Self { ending, until: compile(&limits.until)?, fail_on: compile(&limits.fail_on)?, line: Vec::new() })
     }
 
@@ -75,6 +84,16 @@ impl Watch {
             self.ending.end(Outcome::Until);
         }
     }
+}
+
+fn compile(pattern: &str) -> Result<Regex, PatternError> {
+    Regex::new(pattern).map_err(|error| PatternError { pattern: pattern.into(), reason: reason(&error) })
+}
+
+/// What is wrong with a pattern, without the picture of it that goes over several lines.
+fn reason(error: &BuildError) -> String {
+    let text = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
+    text.lines().next_back().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 /// Whether the pattern matches the line. Of an unfinished line, only if no next byte could undo it: a prompt matches
@@ -132,6 +151,13 @@ mod tests {
     fn failure_wins_on_the_same_byte_and_names_its_line() {
         assert_eq!(outcome("x", "x", b"a\x1b[0mx"), Some(Outcome::FailOn("a[0mx".into())));
         assert_eq!(outcome("a", "x", b"ax"), Some(Outcome::Until));
+    }
+
+    #[test]
+    fn a_wrong_pattern_is_told_in_one_line() {
+        let limits = Limits { until: Some("(".into()), ..Limits::default() };
+        let error = Watch::new(&limits, Arc::new(Ending::new().unwrap())).unwrap_err();
+        assert_eq!(error.to_string(), "`(` is not a regular expression: unclosed group");
     }
 
     #[test]
