@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use vm_superio::Trigger;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// An edge-triggered interrupt line. Clones are the same line.
@@ -23,14 +22,6 @@ impl IrqLine {
     /// The eventfd to register as an irqfd.
     pub fn eventfd(&self) -> &EventFd {
         &self.0
-    }
-}
-
-impl Trigger for IrqLine {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
-        IrqLine::trigger(self)
     }
 }
 

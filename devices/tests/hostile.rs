@@ -3,7 +3,9 @@
 use carpel_devices::bus::{Bus, BusDevice};
 use carpel_devices::event::{EventSink, GuestEvent};
 use carpel_devices::interrupt::IrqLine;
-use carpel_devices::legacy::{AcpiPm, Cmos, DebugExit, I8042, IoApic, Msi, MsiRouter, PvPanic, ResetControl, Serial};
+use carpel_devices::legacy::{
+    AcpiPm, Cmos, DebugExit, I8042, IoApic, Msi, MsiRouter, Port61, PvPanic, ResetControl, Serial, Vga,
+};
 use proptest::prelude::*;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -33,6 +35,8 @@ fn devices() -> Vec<(&'static str, Box<dyn BusDevice>)> {
         ("serial", Box::new(serial)),
         ("cmos", Box::new(Cmos::new(1 << 30, 0, SystemTime::now))),
         ("i8042", Box::new(I8042::new(events()))),
+        ("port61", Box::new(Port61::default())),
+        ("vga", Box::new(Vga::default())),
         ("reset", Box::new(ResetControl::new(events()))),
         ("debug-exit", Box::new(DebugExit::new(events()))),
         ("acpi-pm", Box::new(AcpiPm::new(events()))),

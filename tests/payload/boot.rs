@@ -95,6 +95,17 @@ fn devices_answer_and_holes_read_all_ones() {
 }
 
 #[test]
+fn what_small_kernels_expect_of_a_pc_is_there() {
+    for machine in MACHINES {
+        let pit = if machine[3].contains("full") { "pit=1" } else { "pit=0" };
+        let outcome = finish(command("pc", &["-a", pit]).args(machine)).expect_status(0);
+        assert!(outcome.stdout.starts_with(".\nok serial-ier\n"), "{outcome:#?}");
+        assert!(outcome.stdout.ends_with("ok pci-absent\n"), "{outcome:#?}");
+        assert_eq!(outcome.stdout.contains("ok pic-timer\n"), machine[3].contains("full"), "{outcome:#?}");
+    }
+}
+
+#[test]
 fn serial_and_timer_interrupts_arrive() {
     for machine in MACHINES {
         let outcome = run("interrupts", &machine).expect_status(0);

@@ -1,13 +1,12 @@
 //! Serial port: a 16550A UART.
 //!
-//! Source: National Semiconductor PC16550D datasheet; the registers are vm-superio's `Serial`, whose FIFO holds 64
-//! received bytes and whose transmitter is always ready.
+//! Source: National Semiconductor PC16550D datasheet; the registers are in `uart.rs`, with what differs from the chip.
 //!
 //! | offset | read | write |
 //! | --- | --- | --- |
 //! | 0 | received byte (divisor low with DLAB) | byte to transmit (divisor low with DLAB) |
 //! | 1 | interrupt enable (divisor high with DLAB) | the same |
-//! | 2 | interrupt identification | FIFO control: ignored, FIFOs are always on |
+//! | 2 | interrupt identification | FIFO control |
 //! | 3 | line control, bit 7 is DLAB | the same |
 //! | 4 | modem control, bit 4 is loopback | the same |
 //! | 5 | line status | - |
@@ -26,21 +25,13 @@ use crate::interrupt::IrqLine;
 use crate::legacy::answer_byte;
 use std::io::{self, Write};
 use std::sync::Arc;
-use vm_superio::serial::{Error, NoEvents, Serial as Uart};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-const INTERRUPT_ENABLE: u8 = 1;
-const LINE_CONTROL: u8 = 3;
-const MODEM_CONTROL: u8 = 4;
-const LINE_STATUS: u8 = 5;
-const REGISTERS: u8 = 8;
+mod uart;
 
-const RECEIVE_INTERRUPT: u8 = 1 << 0;
-/// Every interrupt that a 16550A has.
-const ALL_INTERRUPTS: u8 = 0xf;
-const DIVISOR_LATCH_ACCESS: u8 = 1 << 7;
-const LOOPBACK: u8 = 1 << 4;
-const DATA_READY: u8 = 1 << 0;
+use uart::{ALL_INTERRUPTS, INTERRUPT_ENABLE, LINE_STATUS, RECEIVED, Uart};
+
+const REGISTERS: u8 = 8;
 
 /// So many reads of the line status without a write mean that the guest waits for input. A guest that sends reads it
 /// once or twice for a byte, as the transmitter is always ready.
@@ -48,9 +39,7 @@ const POLLS_WHEN_WAITING: u8 = 16;
 
 /// A serial port.
 pub struct Serial {
-    uart: Uart<IrqLine, NoEvents, Output>,
-    /// The interrupt enable register; kept here because the divisor latch can hide it.
-    enabled: u8,
+    uart: Uart,
     /// The guest enabled all interrupts and has accessed no other register since.
     probed: bool,
     /// Reads of the line status since the last write.
@@ -70,8 +59,7 @@ impl Serial {
     /// The error is that of creating an eventfd.
     pub fn new(irq: IrqLine, output: Box<dyn Write + Send>) -> io::Result<Self> {
         Ok(Self {
-            uart: Uart::new(irq, Output(output)),
-            enabled: 0,
+            uart: Uart::new(irq, Box::new(Output(output))),
             probed: false,
             polls: 0,
             refused: false,
@@ -84,15 +72,10 @@ impl Serial {
     /// not listen. After less than all, [`Self::room`] tells when to offer the rest. A vCPU that is blocked in a write to the
     /// output holds the port's lock, so a thread that must not wait offers input under `try_lock`.
     pub fn input(&mut self, bytes: &[u8]) -> usize {
-        let room = if self.listens() { self.uart.fifo_capacity() } else { 0 };
+        let room = if self.listens() { self.uart.room() } else { 0 };
         let taken = room.min(bytes.len());
         self.refused = taken < bytes.len();
-        if taken > 0 {
-            // The bytes are in the FIFO even when the interrupt cannot be delivered.
-            if let Err(error) = self.uart.enqueue_raw_bytes(&bytes[..taken]) {
-                log::debug!("Serial input: {error}");
-            }
-        }
+        self.uart.receive(&bytes[..taken]);
         taken
     }
 
@@ -102,10 +85,10 @@ impl Serial {
         self.room.clone()
     }
 
-    fn listens(&mut self) -> bool {
-        let interrupts = self.enabled & RECEIVE_INTERRUPT != 0 && !self.probed;
+    fn listens(&self) -> bool {
+        let interrupts = self.uart.enabled() & RECEIVED != 0 && !self.probed;
         let polls = self.polls >= POLLS_WHEN_WAITING;
-        (interrupts || polls) && self.uart.read(MODEM_CONTROL) & LOOPBACK == 0
+        (interrupts || polls) && !self.uart.loopback()
     }
 
     fn read_register(&mut self, register: u8) -> u8 {
@@ -118,14 +101,12 @@ impl Serial {
     }
 
     fn write_register(&mut self, register: u8, value: u8) {
-        let latch = self.uart.read(LINE_CONTROL) & DIVISOR_LATCH_ACCESS != 0;
         if let Err(error) = self.uart.write(register, value) {
             self.report(&error);
         }
         self.polls = 0;
-        if register == INTERRUPT_ENABLE && !latch {
-            self.enabled = value & ALL_INTERRUPTS;
-            self.probed = self.enabled == ALL_INTERRUPTS;
+        if register == INTERRUPT_ENABLE && !self.uart.latch() {
+            self.probed = self.uart.enabled() == ALL_INTERRUPTS;
         }
         self.after_access(register);
     }
@@ -134,7 +115,7 @@ impl Serial {
         if register != INTERRUPT_ENABLE {
             self.probed = false;
         }
-        if self.refused && self.listens() && self.uart.read(LINE_STATUS) & DATA_READY == 0 {
+        if self.refused && self.listens() && !self.uart.has_data() {
             self.refused = false;
             // It fails only when its counter is full, and then it is readable already.
             let _ = self.room.write(1);
@@ -142,7 +123,7 @@ impl Serial {
     }
 
     /// Logs the first error only: the guest can cause one with each byte.
-    fn report(&mut self, error: &Error<io::Error>) {
+    fn report(&mut self, error: &io::Error) {
         if !self.output_failed {
             log::warn!("Serial output is lost: {error}");
             self.output_failed = true;
@@ -188,13 +169,15 @@ impl Write for Output {
 
 #[cfg(test)]
 mod tests {
+    use super::uart::{DATA_READY, DIVISOR_LATCH_ACCESS, LOOPBACK};
     use super::*;
     use std::sync::Mutex;
 
     const DATA: u64 = 0;
     const IER: u64 = INTERRUPT_ENABLE as u64;
-    const LCR: u64 = LINE_CONTROL as u64;
-    const MCR: u64 = MODEM_CONTROL as u64;
+    const FCR: u64 = 2;
+    const LCR: u64 = 3;
+    const MCR: u64 = 4;
     const LSR: u64 = LINE_STATUS as u64;
 
     /// Takes bytes, or fails each time with one kind of error.
@@ -219,7 +202,8 @@ mod tests {
 
     fn serial() -> (Serial, IrqLine, Line) {
         let (irq, line) = (IrqLine::new().unwrap(), Line::default());
-        let serial = Serial::new(irq.clone(), Box::new(line.clone())).unwrap();
+        let mut serial = Serial::new(irq.clone(), Box::new(line.clone())).unwrap();
+        serial.write(FCR, &[1]);
         (serial, irq, line)
     }
 
@@ -248,7 +232,7 @@ mod tests {
     #[test]
     fn input_interrupts_a_guest_that_enabled_the_interrupt() {
         let (mut serial, irq, _) = serial();
-        serial.write(IER, &[RECEIVE_INTERRUPT]);
+        serial.write(IER, &[RECEIVED]);
         assert!(irq.eventfd().read().is_err());
         assert_eq!(serial.input(b"ls"), 2);
         assert_eq!(irq.eventfd().read().unwrap(), 1);
@@ -312,7 +296,7 @@ mod tests {
     #[test]
     fn takes_a_fifo_of_input_at_a_time() {
         let (mut serial, _, _) = serial();
-        serial.write(IER, &[RECEIVE_INTERRUPT]);
+        serial.write(IER, &[RECEIVED]);
         assert_eq!(serial.input(&[b'x'; 100]), 64);
         assert_eq!(serial.input(&[b'x'; 36]), 0);
         for _ in 0..63 {
@@ -327,7 +311,7 @@ mod tests {
     #[test]
     fn loopback_returns_what_is_sent_and_takes_no_input() {
         let (mut serial, _, line) = serial();
-        serial.write(IER, &[RECEIVE_INTERRUPT]);
+        serial.write(IER, &[RECEIVED]);
         serial.write(MCR, &[LOOPBACK]);
         serial.write(DATA, b"x");
         assert_eq!(serial.input(b"ls"), 0);

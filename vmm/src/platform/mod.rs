@@ -25,6 +25,10 @@ pub enum Device {
     Serial,
     /// The keyboard controller, for its reset line.
     I8042,
+    /// System control port B, where KVM has no PIT that would serve it.
+    Port61,
+    /// A VGA adapter's registers.
+    Vga,
     /// The real-time clock.
     Cmos,
     /// ACPI's fixed power management registers.

@@ -12,9 +12,11 @@ use carpel_devices::legacy::cmos::Cmos;
 use carpel_devices::legacy::debug_exit::DebugExit;
 use carpel_devices::legacy::i8042::I8042;
 use carpel_devices::legacy::ioapic::IoApic;
+use carpel_devices::legacy::port61::Port61;
 use carpel_devices::legacy::pvpanic::PvPanic;
 use carpel_devices::legacy::reset::ResetControl;
 use carpel_devices::legacy::serial::Serial;
+use carpel_devices::legacy::vga::Vga;
 
 use super::{Device, Place, Placed};
 use crate::config::IrqchipMode;
@@ -39,11 +41,15 @@ pub fn place(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
         at(Device::Serial, "serial", 0x3F8, Serial::LEN, Some(4)),
         at(Device::I8042, "i8042", 0x60, 5, None),
         at(Device::Cmos, "rtc", acpi::RTC_PORT, Cmos::LEN, Some(acpi::RTC_IRQ.into())),
+        at(Device::Vga, "vga", Vga::PORT, Vga::LEN, None),
         at(Device::DebugExit, "debug-exit", 0xF4, 4, None),
         at(Device::PvPanic, "pvpanic", acpi::PVPANIC_PORT, 1, None),
         at(Device::AcpiPm, "acpi-pm", acpi::PM1A_EVENT_PORT, AcpiPm::LEN, Some(acpi::SCI_GSI.into())),
         at(Device::Reset, "reset", acpi::RESET_PORT, 1, None),
     ];
+    if irqchip == IrqchipMode::Split {
+        devices.push(at(Device::Port61, "port61", 0x61, 1, None));
+    }
     if let (IrqchipMode::Split, Some(ioapic)) = (irqchip, map.claim("ioapic")) {
         let place = Place::Mmio(ioapic.start..ioapic.start + IoApic::LEN);
         devices.push(Placed { device: Device::IoApic, name: "ioapic", place, irq: None });
@@ -58,6 +64,8 @@ pub fn build(vm: &Vm, plan: &Plan, serial: &Arc<Mutex<Serial>>, ending: &Arc<End
     for placed in &plan.devices {
         let device: Arc<Mutex<dyn BusDevice>> = match placed.device {
             Device::Serial => serial.clone(),
+            Device::Port61 => Arc::new(Mutex::new(Port61::default())),
+            Device::Vga => Arc::new(Mutex::new(Vga::default())),
             Device::Cmos => Arc::new(Mutex::new(cmos(plan))),
             Device::AcpiPm => Arc::new(Mutex::new(AcpiPm::new(events()))),
             Device::Reset => Arc::new(Mutex::new(ResetControl::new(events()))),
