@@ -18,12 +18,29 @@ pub const USAGE_ERROR: u8 = 2;
 /// not be taken for it.
 pub const FAILURE: u8 = 125;
 
+const RUN_HELP: &str = "\
+Examples:
+  carpel run -k bzImage -i initrd
+  carpel run -k bzImage -i initrd --until 'login:|# ' --timeout 60s
+
+Exit status:
+  0    the guest powered off or reset, or --until matched
+  2    the command line, or a file named on it, is wrong
+  120  the guest kernel panicked
+  121  the guest died: triple fault, or KVM could not go on
+  122  the guest stopped responding
+  123  --fail-on matched
+  124  --timeout ran out
+  125  the monitor or the host failed
+  130  Ctrl-A x; 128+N: signal N
+  (v << 1) | 1: the guest wrote v to the debug-exit port";
+
 /// A microVM monitor for Linux on KVM.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, disable_help_subcommand = true)]
 pub struct Cli {
     /// Log more, to stderr (twice: everything); RUST_LOG is honoured too
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 1000)]
     pub verbose: u8,
     #[command(subcommand)]
     pub command: Command,
@@ -32,6 +49,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot a guest
+    #[command(after_help = RUN_HELP)]
     Run(Box<RunArgs>),
     /// Print the guest physical map of a configuration
     Map(MapArgs),
