@@ -51,7 +51,7 @@ const ENDINGS: [Ending; 8] = [
         arguments: "-k tiny -i guest.cpio --timeout 20s",
         append: "finish=wait",
         status: 124,
-        says: "guest: up",
+        says: "Linux version",
     },
     Ending {
         name: "--fail-on",
