@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::map::Format;
+use crate::output;
 use crate::units;
 
 /// Exit status when the command line or a file named on it is wrong.
@@ -70,9 +71,11 @@ pub struct GuestArgs {
     pub initrd: Option<PathBuf>,
     /// Guest memory: bytes, or with K, M, G, T in powers of 1024
     #[arg(short, long, visible_alias = "memory", value_name = "SIZE", default_value = "1G", value_parser = units::size)]
+    // A negative number is a wrong value then, not an unknown option.
+    #[arg(allow_negative_numbers = true)]
     pub mem: u64,
     /// Number of vCPUs
-    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     pub cpus: u32,
     /// Guest physical map [default: the architecture's]
     #[arg(long, value_name = "NAME")]
@@ -142,16 +145,25 @@ pub fn report_usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        eprintln!("carpel: No command is given; see `carpel --help`");
+        output::complain("No command is given; see `carpel --help`");
         return ExitCode::from(USAGE_ERROR);
     }
-    let text = error.render().to_string();
-    let paragraphs = text.split("\n\n").filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more"));
-    let lines: Vec<_> = paragraphs.map(|part| part.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    eprintln!("carpel: {}", lines.join("; ").trim_start_matches("error: "));
+    output::complain(usage_error(&error.render().to_string()));
     // `--` comes before a command only.
     let with_command = std::env::args_os().any(|argument| argument == "--");
     ExitCode::from(if with_command { FAILURE } else { USAGE_ERROR })
+}
+
+/// What the parser found wrong, without its advice to put values behind `--`, which comes before a command here.
+fn usage_error(text: &str) -> String {
+    let superfluous = ["Usage:", "For more", "tip: to pass"];
+    let is_needed = |line: &&str| !superfluous.iter().any(|start| line.trim_start().starts_with(start));
+    let lines: Vec<_> = text.lines().filter(is_needed).collect();
+    let paragraphs = lines.split(|line| line.is_empty()).filter(|lines| !lines.is_empty());
+    let words = |lines: &[&str]| lines.iter().flat_map(|line| line.split_whitespace()).collect::<Vec<_>>().join(" ");
+    let message = paragraphs.map(words).collect::<Vec<_>>().join("; ");
+    let mut chars = message.trim_start_matches("error: ").chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// Starts logging to stderr. `RUST_LOG` wins over `-v`.

@@ -1,7 +1,6 @@
 //! The devices that `--device` configures, and `carpel devices`, which lists them.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -31,8 +30,8 @@ const KINDS: &[Kind] = &[Kind {
     example: "--device irqchip,mode=full",
 }];
 
-/// Prints every kind with its keys, defaults and an example.
-pub fn list() -> Result<()> {
+/// Every kind with its keys, defaults and an example.
+pub fn list() -> String {
     let mut text = String::new();
     for kind in KINDS {
         // Writing to a String cannot fail.
@@ -42,7 +41,7 @@ pub fn list() -> Result<()> {
         }
         let _ = writeln!(text, "  example: {}", kind.example);
     }
-    io::stdout().write_all(text.as_bytes()).context("Cannot write the list")
+    text
 }
 
 /// The keys and values of `KIND[,key=value...]`. Kind and keys are known ones.

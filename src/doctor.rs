@@ -1,5 +1,6 @@
 //! `carpel doctor`: what this host can run, each finding with its remedy.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::process::ExitCode;
 
@@ -8,6 +9,7 @@ use carpel_arch::map::{Address, Arch};
 use carpel_vmm::kvm::{self, Abilities};
 
 use crate::cli::FAILURE;
+use crate::output;
 
 /// One thing that was looked at.
 struct Finding {
@@ -39,16 +41,22 @@ pub fn run() -> ExitCode {
         }),
     }
     findings.extend([huge_pages(), overcommit()].into_iter().flatten());
+    let mut text = String::new();
     for finding in &findings {
         let grade = match finding.grade {
             Grade::Good => "ok  ",
             Grade::Limited => "warn",
             Grade::Broken => "FAIL",
         };
-        println!("{grade}  {}", finding.text);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{grade}  {}", finding.text);
         if let Some(remedy) = &finding.remedy {
-            println!("      remedy: {remedy}");
+            let _ = writeln!(text, "      remedy: {remedy}");
         }
+    }
+    if let Err(error) = output::print(&text) {
+        output::complain(error);
+        return ExitCode::from(FAILURE);
     }
     if findings.iter().any(|finding| finding.grade == Grade::Broken) {
         ExitCode::from(FAILURE)

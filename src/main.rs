@@ -7,6 +7,7 @@ mod config;
 mod devices;
 mod doctor;
 mod map;
+mod output;
 mod report;
 mod run;
 mod units;
@@ -21,7 +22,7 @@ use crate::cli::{Cli, Command};
 fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
         // A bug of ours: one line, like any other failure, and never a guest left running by the other threads.
-        eprintln!("carpel: Internal error: {info}");
+        output::complain(format!("Internal error: {info}").replace('\n', " "));
         process::exit(cli::FAILURE.into());
     }));
     let cli = match Cli::try_parse() {
@@ -29,17 +30,20 @@ fn main() -> ExitCode {
         Err(error) => return cli::report_usage(&error),
     };
     cli::start_logging(cli.verbose);
-    let result = match cli.command {
+    let text = match cli.command {
         Command::Run(args) => return run::run(&args),
         Command::Doctor => return doctor::run(),
-        Command::Map(args) => map::run(&args),
-        Command::Devices => devices::list(),
+        Command::Map(args) => map::text(&args),
+        Command::Devices => Ok(devices::list()),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    let (error, status) = match text.map(|text| output::print(&text)) {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) => (error, cli::FAILURE),
         Err(error) => {
-            eprintln!("carpel: {error:#}");
-            ExitCode::from(cli::USAGE_ERROR)
+            let status = run::early_status(&error);
+            (error, status)
         }
-    }
+    };
+    output::complain(error);
+    ExitCode::from(status)
 }

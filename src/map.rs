@@ -1,8 +1,6 @@
 //! `carpel map`: prints the guest physical map of a configuration.
 
-use std::io::Write as _;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use carpel_arch::map::{Address, Bytes, Extent, MemoryMap};
 use carpel_vmm::plan::Files;
 use clap::ValueEnum;
@@ -21,17 +19,16 @@ pub enum Format {
     Markdown,
 }
 
-/// Resolves the map that the arguments ask for and prints it.
-pub fn run(args: &MapArgs) -> Result<()> {
+/// Resolves the map that the arguments ask for.
+pub fn text(args: &MapArgs) -> Result<String> {
     let config = config::guest(&args.guest, args.arch)?;
     let phys_bits = args.phys_bits.unwrap_or(config.layout.arch.default_phys_bits());
     let map = Files::open(&config)?.probe(&config, phys_bits)?.map(&config)?;
-    let text = match args.format {
+    Ok(match args.format {
         Format::Text => map.to_string(),
         Format::Json => serde_json::to_string_pretty(&map)? + "\n",
         Format::Markdown => markdown(&map),
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("Cannot write the map")
+    })
 }
 
 fn markdown(map: &MemoryMap) -> String {

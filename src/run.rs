@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use carpel_vmm::config::{Config, ConsoleTarget, Limits};
@@ -16,26 +17,38 @@ use carpel_vmm::outcome::{Ending, Outcome};
 use carpel_vmm::plan::{Files, Plan};
 use carpel_vmm::run::{ConsoleState, Facts, InputKind};
 use carpel_vmm::terminal::RawTerminal;
+use carpel_vmm::threads::ExitCounts;
 use carpel_vmm::watch::Watch;
 
 use crate::cli::{FAILURE, RunArgs, USAGE_ERROR};
 use crate::config;
+use crate::output;
 use crate::report::Report;
+
+/// Linux's ENOMEM, ENFILE and EMFILE (include/uapi/asm-generic/errno-base.h).
+const OUT_OF_RESOURCES: [i32; 3] = [12, 23, 24];
 
 /// Boots a guest; the exit status is its verdict.
 pub fn run(args: &RunArgs) -> ExitCode {
     let prepared = match prepare(args) {
         Ok(prepared) => prepared,
         Err(error) => {
-            eprintln!("carpel: {error:#}");
-            return ExitCode::from(if args.command.is_empty() { USAGE_ERROR } else { FAILURE });
+            let status = if args.command.is_empty() { early_status(&error) } else { FAILURE };
+            output::complain(error);
+            return ExitCode::from(status);
         }
     };
     let result = if args.dry_run { print_plan(&prepared.plan).map(|()| 0) } else { prepared.boot() };
     ExitCode::from(result.unwrap_or_else(|error| {
-        eprintln!("carpel: {error:#}");
+        output::complain(error);
         FAILURE
     }))
+}
+
+/// Exit status for an error met before a guest is built: the command line's fault, unless the host ran out of something.
+pub fn early_status(error: &anyhow::Error) -> u8 {
+    let mut numbers = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
+    if numbers.any(|number| OUT_OF_RESOURCES.contains(&number)) { FAILURE } else { USAGE_ERROR }
 }
 
 /// Everything that the command line and its files determine.
@@ -51,7 +64,7 @@ struct Prepared {
     ending: Arc<Ending>,
 }
 
-/// What goes wrong here is the command line's fault.
+/// What goes wrong here is the command line's fault, or the host has run out of something.
 fn prepare(args: &RunArgs) -> Result<Prepared> {
     if !args.command.is_empty() {
         bail!("Running a COMMAND in the guest is not built yet");
@@ -87,25 +100,17 @@ fn open_output(target: &ConsoleTarget) -> Result<Option<File>> {
 }
 
 impl Prepared {
-    /// Builds the machine and runs it. What goes wrong here is the monitor's or the host's fault.
+    /// Runs the guest, then tells and reports how it ended: also where no guest came to run.
     fn boot(self) -> Result<u8> {
         let console = Console::new(self.output, self.watch, Arc::clone(&self.ending));
-        let printed = console.printed();
-        let kvm = kvm::open()?;
-        let machine = Machine::new(kvm, &self.plan, &self.files, Box::new(console), &self.ending)
-            .context("Cannot build the machine")?;
-        log::debug!("Booting a {} with `{}`", self.plan.kernel.format.name(), self.plan.cmdline);
-
-        let (terminal, input) = match self.target {
-            ConsoleTarget::Stdio => {
-                let terminal = RawTerminal::enter().context("Cannot set the terminal to raw mode")?;
-                let input = if terminal.is_some() { InputKind::Terminal } else { InputKind::Plain };
-                (terminal, Some(input))
-            }
-            ConsoleTarget::Null | ConsoleTarget::File(_) => (None, None),
-        };
-        let facts = machine.run(&self.limits, &ConsoleState { printed, input }, &self.ending)?;
-        drop(terminal);
+        let facts = run_guest(&self.plan, &self.files, console, &self.target, &self.limits, &self.ending);
+        let facts = facts.unwrap_or_else(|error| Facts {
+            outcome: Outcome::Failed(output::one_line(error)),
+            duration: Duration::ZERO,
+            exits: ExitCounts::default(),
+            unmapped: 0,
+            printed: 0,
+        });
         tell(&facts, self.limits.until.as_deref());
         if let Some(report) = self.report {
             report.write(&self.config, &self.plan, &facts)?;
@@ -114,12 +119,38 @@ impl Prepared {
     }
 }
 
+/// Builds the machine and runs it. What goes wrong here is the monitor's or the host's fault.
+fn run_guest(
+    plan: &Plan,
+    files: &Files,
+    console: Console,
+    target: &ConsoleTarget,
+    limits: &Limits,
+    ending: &Arc<Ending>,
+) -> Result<Facts> {
+    let printed = console.printed();
+    let kvm = kvm::open()?;
+    let machine = Machine::new(kvm, plan, files, Box::new(console), ending).context("Cannot build the machine")?;
+    log::debug!("Booting a {} with `{}`", plan.kernel.format.name(), plan.cmdline);
+
+    // The terminal is raw until the guest has ended.
+    let (_terminal, input) = match target {
+        ConsoleTarget::Stdio => {
+            let terminal = RawTerminal::enter().context("Cannot set the terminal to raw mode")?;
+            let input = if terminal.is_some() { InputKind::Terminal } else { InputKind::Plain };
+            (terminal, Some(input))
+        }
+        ConsoleTarget::Null | ConsoleTarget::File(_) => (None, None),
+    };
+    Ok(machine.run(limits, &ConsoleState { printed, input }, ending)?)
+}
+
 /// Says how it ended, where the status alone says too little.
 fn tell(facts: &Facts, until: Option<&str>) {
     if let Some(message) = facts.outcome.message() {
-        eprintln!("carpel: {message}");
+        output::tell(message);
     } else if let (Some(until), Outcome::PowerOff | Outcome::Reset) = (until, &facts.outcome) {
-        eprintln!("carpel: The guest ended by itself before its console matched `{until}`");
+        output::complain(format!("The guest ended by itself before its console matched `{until}`"));
     }
     log::debug!("{:?} after {:?}, {:?}", facts.outcome, facts.duration, facts.exits);
 }
@@ -134,5 +165,5 @@ fn print_plan(plan: &Plan) -> Result<()> {
         let irq = device.irq.map(|irq| format!(", IRQ {irq}")).unwrap_or_default();
         let _ = writeln!(text, "device: {} at {}{irq}", device.name, device.place);
     }
-    io::stdout().write_all(text.as_bytes()).context("Cannot write the plan")
+    output::print(&text)
 }

@@ -54,8 +54,8 @@ mod tests {
     fn durations_have_units() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert_eq!(duration("60"), Ok(Duration::from_secs(60)));
+        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
+        assert_eq!(duration("60"), Ok(Duration::from_mins(1)));
         for wrong in ["", "s", "-1s", "1.5s", "0", "0ms", "1d", "99999999999h"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
