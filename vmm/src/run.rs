@@ -33,9 +33,12 @@ pub enum RunError {
     /// A system call failed.
     #[error("Cannot set up the event loop")]
     Io(#[from] io::Error),
-    /// The event manager failed.
-    #[error("The event loop failed")]
-    Events(#[from] event_manager::Error),
+    /// The event manager failed. Its errors hold their causes.
+    #[error("Cannot set up the event loop: {0}")]
+    Events(event_manager::Error),
+    /// The host gives no more threads, or no memory for them.
+    #[error("Cannot start the vCPUs' threads")]
+    Threads(#[source] io::Error),
 }
 
 /// What the console does in the meantime.
@@ -74,7 +77,7 @@ impl Machine {
     /// Runs the machine until something ends it.
     pub fn run(self, limits: &Limits, console: &ConsoleState, ending: &Arc<Ending>) -> Result<Facts, RunError> {
         let started = Instant::now();
-        let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new()?;
+        let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(RunError::Events)?;
         // Before threads start: they inherit that these signals are for the main thread alone.
         manager.add_subscriber(Box::new(Signals::new(Arc::clone(ending))?));
         manager.add_subscriber(Box::new(Wake(Arc::clone(ending))));
@@ -85,9 +88,12 @@ impl Machine {
             let terminal = kind == InputKind::Terminal;
             manager.add_subscriber(Box::new(Input::new(Arc::clone(&self.serial), Arc::clone(ending), terminal)?));
         }
-        let threads = Arc::new(VcpuThreads::start(self.vcpus, &self.buses, ending)?);
+        // Once threads run, nothing may fail that would leave them behind.
+        let timer = periodic(TICK)?;
+        let threads = VcpuThreads::start(self.vcpus, &self.buses, ending).map_err(RunError::Threads)?;
+        let threads = Arc::new(threads);
         manager.add_subscriber(Box::new(Care {
-            timer: periodic(TICK)?,
+            timer,
             threads: Arc::clone(&threads),
             halted_ticks: 0,
             watchdog: limits.watchdog,

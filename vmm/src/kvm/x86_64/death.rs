@@ -63,8 +63,10 @@ fn internal_error(id: u32, run: &mut kvm_run) -> String {
         }
     }
     if !super::has_hardware_virtualization() {
-        message
-            .push_str("; KVM on this host has no hardware virtualization (vmx or svm) and emulates every instruction");
+        message.push_str(
+            "; KVM on this host has no hardware virtualization (vmx or svm) and emulates every instruction, too few \
+             of them for Linux: use a host with VT-x or AMD-V, or enable nested virtualization",
+        );
     }
     message
 }
