@@ -12,9 +12,11 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::arch::Architecture;
+use crate::command::md5;
 use crate::guest::{said, write_initrd};
 use crate::host::{Check, Host, Output, Step};
-use crate::kernel::{StockKernel, busybox, md5};
+use crate::kernel::StockKernel;
+use crate::packages::busybox;
 use crate::tiny::TinyKernel;
 use crate::workspace;
 

@@ -1,5 +1,6 @@
 //! Running programs: their success, their output, and an error that shows what they said.
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -29,6 +30,12 @@ pub fn bytes(command: &mut Command) -> Result<Vec<u8>> {
         bail!("{shown} ended with {status}: {}", String::from_utf8_lossy(&stderr).trim());
     }
     Ok(stdout)
+}
+
+/// The MD5 sum of a file, as `md5sum` prints it. It tells damage, not malice.
+pub fn md5(file: &Path) -> Result<String> {
+    let line = output(Command::new("md5sum").arg(file))?;
+    line.split_whitespace().next().map(str::to_owned).context("md5sum printed nothing")
 }
 
 /// The command as one would type it.

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use crate::arch;
 use crate::guest::write_initrd;
 use crate::host::{Echo, Host, Output, Step};
-use crate::kernel::{StockKernel, busybox};
+use crate::kernel::StockKernel;
+use crate::packages::busybox;
 use crate::say::{heading, seconds};
 use crate::workspace;
 

@@ -5,24 +5,26 @@
 //! run the same shell scripts ("steps") with the same driver, and print the same transcript.
 
 mod emulated;
+mod process;
+mod step;
 mod transcript;
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::arch::Architecture;
 use crate::say::Task;
 use crate::workspace;
 use emulated::Emulated;
+use process::Process;
+pub use step::{Check, Outcome, Output, Step};
 use transcript::{Event, Transcript};
 
 /// Guests in one boot of an emulated host. After dozens of monitors, 3 of 10 hosts stopped (QEMU busy, cause unknown).
@@ -49,62 +51,6 @@ step() {
     printf '\n@@end %s %s %s\n' "$1" "$status" "$(now)"
 }
 "#;
-
-/// One script to run in a host, and what its output must be.
-pub struct Step {
-    /// A name to report it by.
-    pub name: String,
-    /// What `sh` runs, in the directory of the host's files.
-    pub script: String,
-    /// How long it may take before it is ended, and fails.
-    pub limit: Duration,
-    /// How many guests it boots.
-    pub guests: usize,
-    /// Judges its output. Not called when it ran into its limit.
-    pub check: Check,
-}
-
-/// The judgement of a step's output: an error says what is wrong with it.
-pub type Check = Box<dyn Fn(&Output) -> Result<()>>;
-
-/// What a step printed and returned.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Output {
-    /// The script's exit status.
-    pub status: i32,
-    /// Everything that it printed, without carriage returns.
-    pub text: String,
-    /// Seconds that it took, in the host's time.
-    pub seconds: f64,
-    /// Whether its limit ended it.
-    pub out_of_time: bool,
-}
-
-/// A step that was run, or could not be.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The step's name.
-    pub name: String,
-    /// What it printed; none when its host stopped.
-    pub output: Option<Output>,
-    /// The verdict.
-    pub verdict: Result<()>,
-}
-
-impl Outcome {
-    /// One line for a success; for a failure, the reason and the last of the output as well.
-    fn line(&self) -> String {
-        /// Lines of output that a failure repeats; the log has them all.
-        const TAIL: usize = 25;
-
-        let name = &self.name;
-        let seconds = self.output.as_ref().map_or_else(String::new, |output| format!(" ({:.1} s)", output.seconds));
-        let Err(err) = &self.verdict else { return format!("   ok    {name}{seconds}") };
-        let lines: Vec<_> = self.output.iter().flat_map(|output| output.text.lines()).collect();
-        let tail = lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("\n         | {line}"));
-        format!("   FAIL  {name}{seconds}: {err:#}{}", tail.collect::<String>())
-    }
-}
 
 /// What is shown of a host's output while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,8 +123,7 @@ impl Host {
                 );
             }
             for step in todo {
-                let verdict = Err(anyhow!("Its host stopped, and again when retried"));
-                let outcome = Outcome { name: step.name.clone(), output: None, verdict };
+                let outcome = step.fail("Its host stopped, and again when retried");
                 println!("{}", outcome.line());
                 outcomes.push(outcome);
             }
@@ -212,7 +157,7 @@ impl Host {
                 Event::Begin => task.news(todo.front().map_or("", |step| &step.name)),
                 Event::End(output) => {
                     let Some(step) = todo.pop_front() else { bail!("The host ran a step too many") };
-                    let outcome = judge(step, output);
+                    let outcome = step.judge(output);
                     task.line(&outcome.line());
                     outcomes.push(outcome);
                 }
@@ -296,73 +241,6 @@ fn scripts<'a>(steps: impl Iterator<Item = &'a Step> + Clone) -> Vec<(String, St
     files
 }
 
-fn judge(step: &Step, output: Output) -> Outcome {
-    let verdict = if output.out_of_time {
-        Err(anyhow!("Not finished after {} s", step.limit.as_secs()))
-    } else {
-        (step.check)(&output)
-    };
-    Outcome { name: step.name.clone(), output: Some(output), verdict }
-}
-
-/// A host's process, ended when dropped, and the lines that it prints.
-struct Process {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Process {
-    fn start(command: &mut Command) -> Result<Self> {
-        let shown = crate::command::shown(command);
-        let (reader, writer) = std::io::pipe()?;
-        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-        let child = command.spawn().with_context(|| format!("Starting {shown}"))?;
-        // The command keeps the pipe's other end open until it is told to forget it.
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            let mut reader = BufReader::new(reader);
-            let mut line = Vec::new();
-            while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-                if sender.send(plain(&String::from_utf8_lossy(&line))).is_err() {
-                    return;
-                }
-                line.clear();
-            }
-        });
-        Ok(Self { child, lines })
-    }
-
-    /// The next line; none when there comes none within `patience`, or ever.
-    fn line(&self, patience: Duration) -> Option<String> {
-        self.lines.recv_timeout(patience).ok()
-    }
-}
-
-/// A line without control characters and terminal sequences (ECMA-48, control sequences): shells ask for the cursor's place, and a
-/// firmware's clearing of its screen must not clear ours.
-fn plain(line: &str) -> String {
-    let mut text = String::new();
-    let mut chars = line.chars();
-    while let Some(char) = chars.next() {
-        if char == '\x1b' && chars.clone().next() == Some('[') {
-            let is_final = |char: &char| ('@'..='~').contains(char);
-            let _ = chars.by_ref().skip(1).find(is_final);
-        } else if char == '\t' || !char.is_control() {
-            text.push(char);
-        }
-    }
-    text
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way nothing is left to do here.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -407,12 +285,6 @@ mod tests {
         assert!(outcomes[0].verdict.is_ok());
         assert!(outcomes[1].verdict.as_ref().unwrap_err().to_string().contains("retried"));
         assert_eq!((host.boots(), host.lost()), (2, 2));
-    }
-
-    #[test]
-    fn what_a_terminal_would_obey_is_no_text() {
-        assert_eq!(plain("/ # \x1b[6nuname\r\n"), "/ # uname");
-        assert_eq!(plain("\x1b[?7l\x1b[2Ja\tb\x1b"), "a\tb");
     }
 
     #[test]

@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cache;
-use crate::command::output;
 use crate::packages::{candidate, names};
 
 /// A stock kernel, unpacked in the cache.
@@ -146,19 +145,6 @@ fn filter(program: &str, input: &[u8]) -> Result<Vec<u8>> {
     })?;
     ensure!(output.status.success(), "{program} ended with {}", output.status);
     Ok(output.stdout)
-}
-
-/// The statically linked busybox of the distribution.
-pub fn busybox() -> Result<PathBuf> {
-    let root = candidate(names()?.busybox)?.unpacked()?;
-    let found = [root.join("bin/busybox"), root.join("usr/bin/busybox")].into_iter().find(|path| path.exists());
-    found.with_context(|| format!("No busybox in {}", root.display()))
-}
-
-/// The MD5 sum of a file, as `md5sum` prints it. It tells damage, not malice.
-pub fn md5(file: &Path) -> Result<String> {
-    let line = output(Command::new("md5sum").arg(file))?;
-    line.split_whitespace().next().map(str::to_owned).context("md5sum printed nothing")
 }
 
 #[cfg(test)]

@@ -190,6 +190,13 @@ pub fn candidate(name: &str) -> Result<Candidate> {
     parse(&text).with_context(|| format!("{} printed no version", shown(&command)))
 }
 
+/// The statically linked busybox of the distribution.
+pub fn busybox() -> Result<PathBuf> {
+    let root = candidate(names()?.busybox)?.unpacked()?;
+    let found = [root.join("bin/busybox"), root.join("usr/bin/busybox")].into_iter().find(|path| path.exists());
+    found.with_context(|| format!("No busybox in {}", root.display()))
+}
+
 fn parse(text: &str) -> Option<Candidate> {
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
     Some(Candidate {

@@ -9,8 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::arch::Architecture;
 use crate::cache;
-use crate::command::{output, shown};
-use crate::kernel::md5;
+use crate::command::{md5, output, shown};
 use crate::packages::{candidate, install_tools, names};
 use crate::say::Task;
 use crate::workspace;

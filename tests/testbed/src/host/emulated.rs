@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 
 use crate::arch::Architecture;
 use crate::initramfs::Initramfs;
-use crate::kernel::{StockKernel, busybox};
-use crate::packages::install_tools;
+use crate::kernel::StockKernel;
+use crate::packages::{busybox, install_tools};
 
 /// First process of the host. What it prints before the driver's first mark is the host's own; from there on the kernel is silent,
 /// for it would write into the guests' lines.
