@@ -45,7 +45,7 @@ fn main() {
     for guests in GUESTS {
         build_guests(guests, &resources.join("payloads").join(guests.arch), &out.join("payloads").join(guests.arch));
     }
-    build_floor(&resources.join("bench/floor.c"), &out.join("floor"));
+    build_bench(&resources.join("bench"), &out);
 }
 
 fn build_guests(guests: &Guests, sources: &Path, out: &Path) {
@@ -73,11 +73,15 @@ fn build_guests(guests: &Guests, sources: &Path, out: &Path) {
     }
 }
 
-fn build_floor(source: &Path, program: &Path) {
-    // The floor makes x86-64 KVM calls.
+/// The floor, which makes x86-64 KVM calls, and the guest of monitors that boot PVH only.
+fn build_bench(sources: &Path, out: &Path) {
     if variable("CARGO_CFG_TARGET_ARCH") == "x86_64" {
-        let mut command = Command::new(compiler("x86_64"));
-        run(command.args(["-O2", "-Wall", "-Wextra", "-Werror", "-static"]).arg(source).arg("-o").arg(program));
+        let compile = |source: &str, program: &str, flags: &[&str]| {
+            let mut command = Command::new(compiler("x86_64"));
+            run(command.args(flags).arg(sources.join(source)).arg("-o").arg(out.join(program)));
+        };
+        compile("floor.c", "floor", &["-O2", "-Wall", "-Wextra", "-Werror", "-static"]);
+        compile("byte_pvh.S", "byte_pvh", &[BARE_LINK, &["-Wl,-Ttext=0x100000"]].concat());
     }
 }
 

@@ -1,6 +1,7 @@
 //! Hosts, kernels, payloads and measurements for the tests of carpel.
 
 pub mod arch;
+pub mod bench;
 pub mod boot;
 pub mod cache;
 pub mod command;

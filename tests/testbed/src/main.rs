@@ -1,7 +1,8 @@
-//! The commands behind `cargo demo` and `cargo verify`.
+//! The commands behind `cargo demo`, `cargo verify` and `cargo bench-vm`.
 
 use std::process::ExitCode;
 
+use carpel_testbed::bench::{self, Part};
 use carpel_testbed::demo;
 use carpel_testbed::verify::{self, Wanted};
 use clap::Parser;
@@ -27,11 +28,21 @@ enum Cli {
         #[arg(short, long)]
         verbose: bool,
     },
+    /// Measure carpel against the floor and its peers, and print the tables of docs/performance.md
+    Bench {
+        /// Only this part
+        #[arg(long)]
+        only: Option<Part>,
+        /// How often each monitor starts a test guest
+        #[arg(long, default_value_t = 40, value_name = "N")]
+        runs: usize,
+    },
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse() {
         Cli::Demo { verbose } => demo::run(verbose),
+        Cli::Bench { only, runs } => bench::run(&bench::Wanted { only, runs }),
         Cli::Verify { full, only, verbose } => verify::run(&Wanted { full, only, verbose }),
     };
     match result {

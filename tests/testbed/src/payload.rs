@@ -20,6 +20,11 @@ pub fn floor() -> PathBuf {
     Path::new(env!("OUT_DIR")).join("floor")
 }
 
+/// The guest of `serial_byte` as an ELF file with a PVH note (`resources/bench/byte_pvh.S`); on `x86_64` only.
+pub fn byte_pvh() -> PathBuf {
+    Path::new(env!("OUT_DIR")).join("byte_pvh")
+}
+
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory)
         .into_iter()

@@ -1,0 +1,87 @@
+//! The benchmark: carpel against the least that can be done, and against its peers, in one run. It prints Markdown for
+//! docs/performance.md; what its columns mean stands there.
+
+mod exits;
+mod linux;
+mod memory;
+mod monitor;
+mod start;
+mod table;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::arch;
+use crate::say::heading;
+use crate::workspace;
+use monitor::Monitor;
+use table::Table;
+
+/// What to measure, and how often.
+pub struct Wanted {
+    /// Only this part.
+    pub only: Option<Part>,
+    /// How often each monitor starts.
+    pub runs: usize,
+}
+
+/// Where to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Test guests on this machine's own /dev/kvm.
+    Payloads,
+    /// The stock kernel, in a host that can run it.
+    Linux,
+}
+
+/// Measures, and prints the tables.
+pub fn run(wanted: &Wanted) -> Result<()> {
+    let arch = arch::native()?;
+    heading("carpel, built for release");
+    let carpel = workspace::carpel(arch)?;
+    if wanted.only != Some(Part::Linux) {
+        payloads(&carpel, wanted.runs)?;
+    }
+    if wanted.only != Some(Part::Payloads) {
+        linux::measure(arch, &carpel)?;
+    }
+    Ok(())
+}
+
+fn payloads(carpel: &Path, runs: usize) -> Result<()> {
+    let [floor, carpel, alioth] = [Monitor::floor(), Monitor::carpel(carpel), Monitor::alioth()];
+    heading(format!("Test guests on this machine's /dev/kvm; {}", load()?));
+    let mut monitors = vec![&floor, &carpel];
+    if alioth.is_installed() {
+        monitors.push(&alioth);
+    } else {
+        println!("   alioth is not installed (cargo install alioth-cli): it is left out");
+    }
+    start::measure(&monitors, runs)?;
+    start::measure_sizes(&floor, &carpel, runs.div_ceil(4))?;
+    exits::measure(&floor, &carpel, runs.div_ceil(2))?;
+    memory::measure(&[&floor, &carpel])?;
+    sizes(&monitors)
+}
+
+fn sizes(monitors: &[&Monitor]) -> Result<()> {
+    let mut table = Table::new(&["", "size of the binary, KiB"]);
+    for monitor in monitors {
+        let file = monitor.file().with_context(|| format!("{} is nowhere", monitor.name))?;
+        let length = fs::metadata(&file).with_context(|| format!("Reading {}", file.display()))?.len();
+        table.row([monitor.name.to_owned(), (length / 1024).to_string()]);
+    }
+    table.print();
+    Ok(())
+}
+
+/// How busy the machine is: ratios bear it, minima better than medians, times not.
+fn load() -> Result<String> {
+    let text = fs::read_to_string("/proc/loadavg").context("Reading /proc/loadavg")?;
+    let load = text.split(' ').next().unwrap_or_default();
+    let cpus = std::thread::available_parallelism()?;
+    Ok(format!("load {load} on {cpus} CPUs"))
+}
