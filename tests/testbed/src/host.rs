@@ -105,7 +105,7 @@ impl Host {
         self.boots
     }
 
-    /// Runs the steps in order, in as few boots as [`GUESTS_PER_BOOT`] allows, and prints a line for each.
+    /// Runs the steps in order, in few boots of the host, and prints a line for each.
     pub fn run(&mut self, steps: &[Step]) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::new();
         for batch in batches(steps) {

@@ -1,7 +1,7 @@
 //! What the testbed tells the person who waits: headings, and for each long task a line with its time.
 //!
-//! On a terminal a running task shows a spinner with its latest news; elsewhere it prints plain lines, with news at most every
-//! [`NEWS_INTERVAL`], so that a log stays short and a watchdog of a CI system sees life.
+//! On a terminal a running task shows a spinner with its latest news; elsewhere it prints plain lines, with news twice a
+//! minute, so that a log stays short and a watchdog of a CI system sees life.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
