@@ -81,13 +81,10 @@ pub fn install_tools() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let install = || {
-        let mut command = apt_get(&["install", "-y", "-qq", "--no-install-recommends"])?;
-        command.args(&missing);
-        output(&mut command)
-    };
+    let mut install = apt_get(&["install", "-y", "-qq", "--no-install-recommends"])?;
+    install.args(&missing);
     let task = Task::start(format!("installing {}", missing.join(" ")));
-    install().or_else(|_| update().and_then(|()| install()))?;
+    output(&mut install).or_else(|_| update().and_then(|()| output(&mut install)))?;
     task.done();
     Ok(())
 }
