@@ -15,6 +15,21 @@ pub enum Boot {
     Firmware,
 }
 
+impl Boot {
+    /// The ways that an image can offer.
+    pub const OF_IMAGES: [Self; 3] = [Self::Linux, Self::Pvh, Self::Multiboot];
+
+    /// The name that `--boot` takes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Linux => "linux",
+            Self::Pvh => "pvh",
+            Self::Multiboot => "multiboot",
+            Self::Firmware => "firmware",
+        }
+    }
+}
+
 /// Which Arm Generic Interrupt Controller the machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gic {

@@ -1,6 +1,7 @@
 //! The state in which the boot processor enters a kernel, and the tables in guest memory that this state refers to.
 //!
-//! Sources: Documentation/arch/x86/boot.rst in Linux ("64-bit Boot Protocol"); Intel SDM volume 3, sections 2.5
+//! Sources: Documentation/arch/x86/boot.rst in Linux ("64-bit Boot Protocol"); Multiboot Specification 0.6.96, section
+//! 3.2 ("Machine state"); Xen, docs/misc/pvh.pandoc ("x86/HVM direct boot ABI"); Intel SDM volume 3, sections 2.5
 //! (control registers), 3.4.5 (segment descriptors) and 4.5 (4-level paging).
 
 /// A segment register with its hidden part, as the descriptor that it was loaded from would give it.
@@ -66,6 +67,10 @@ pub struct BootCpu {
     pub rip: u64,
     /// Stack pointer.
     pub rsp: u64,
+    /// RAX, where Multiboot passes its magic number.
+    pub rax: u64,
+    /// RBX, where Multiboot and PVH pass the address of their structure.
+    pub rbx: u64,
     /// RSI, where the Linux protocol passes the zero page.
     pub rsi: u64,
     /// Flags.
@@ -129,6 +134,8 @@ pub const fn linux64(entry: u64, zero_page: u64, stack: u64, tables: &Tables) ->
     BootCpu {
         rip: entry,
         rsp: stack,
+        rax: 0,
+        rbx: 0,
         rsi: zero_page,
         rflags: RFLAGS_RESERVED,
         cr0: CR0_PE | CR0_ET | CR0_PG,
@@ -141,6 +148,36 @@ pub const fn linux64(entry: u64, zero_page: u64, stack: u64, tables: &Tables) ->
         gdt: TableRegister { base: tables.gdt, limit: (GDT.len() * 8 - 1) as u16 },
         idt: TableRegister { base: tables.idt, limit: 7 },
     }
+}
+
+/// The state for the entries of Multiboot and PVH: protected mode without paging, flat segments, interrupts off.
+///
+/// `entry` is the first instruction's address, `eax` and `ebx` what the protocol passes, and `gdt` the address of
+/// [`flat32_gdt`]. Neither protocol promises a table behind the segments or a stack; the table is there for kernels
+/// that load a segment register before they have one of their own.
+pub const fn protected32(entry: u32, eax: u32, ebx: u32, gdt: u64) -> BootCpu {
+    BootCpu {
+        rip: entry as u64,
+        rsp: 0,
+        rax: eax as u64,
+        rbx: ebx as u64,
+        rsi: 0,
+        rflags: RFLAGS_RESERVED,
+        cr0: CR0_PE | CR0_ET,
+        cr3: 0,
+        cr4: 0,
+        efer: 0,
+        code: CODE32,
+        data: DATA32,
+        task: TSS32,
+        gdt: TableRegister { base: gdt, limit: (GDT32.len() * 8 - 1) as u16 },
+        idt: TableRegister { base: 0, limit: 0 },
+    }
+}
+
+/// The descriptor table of [`protected32`].
+pub fn flat32_gdt() -> Vec<u8> {
+    words(&GDT32)
 }
 
 /// Bit 1 of RFLAGS always reads as one; all else is zero, the interrupt flag too, as the protocol wants.
@@ -213,6 +250,16 @@ const TSS64: Segment = Segment {
     avl: false,
 };
 
+/// The selectors are those of QEMU's Multiboot loader, which is what small kernels are most often tried with.
+const GDT32: [u64; 4] = [0, CODE32.descriptor(), DATA32.descriptor(), TSS32.descriptor()];
+
+const CODE32: Segment = Segment { selector: 0x08, db: true, l: false, ..CODE64 };
+
+const DATA32: Segment = Segment { selector: 0x10, ..DATA };
+
+/// A busy 32-bit TSS of the least size, at address 0 and never read: entering a guest takes one in TR.
+const TSS32: Segment = Segment { selector: 0x18, ..TSS64 };
+
 fn words(values: &[u64]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
@@ -279,5 +326,19 @@ mod tests {
         assert_eq!((cpu.rip, cpu.rsi, cpu.rsp), (0x10_0200, 0x7000, 0x8ff0));
         assert_eq!((cpu.cr0, cpu.cr3, cpu.cr4, cpu.efer), (0x8000_0011, 0x9000, 0x20, 0x500));
         assert_eq!(cpu.rflags, 2);
+    }
+
+    #[test]
+    fn the_32_bit_entry_is_flat_unpaged_protected_mode() {
+        let cpu = protected32(0x10_0000, 0x2BAD_B002, 0x8_0020, 0x8_0000);
+        assert_eq!((cpu.rip, cpu.rax, cpu.rbx), (0x10_0000, 0x2BAD_B002, 0x8_0020));
+        assert_eq!((cpu.cr0, cpu.cr3, cpu.cr4, cpu.efer, cpu.rflags), (0x11, 0, 0, 0, 2));
+        assert_eq!(cpu.gdt, TableRegister { base: 0x8_0000, limit: 31 });
+        assert_eq!(CODE32.descriptor(), 0x00cf_9b00_0000_ffff);
+        assert_eq!(DATA32.descriptor(), 0x00cf_9300_0000_ffff);
+        for segment in [cpu.code, cpu.data, cpu.task] {
+            let at = usize::from(segment.selector);
+            assert_eq!(flat32_gdt()[at..at + 8], segment.descriptor().to_le_bytes());
+        }
     }
 }

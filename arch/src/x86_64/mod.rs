@@ -4,3 +4,5 @@ pub mod acpi;
 pub mod boot;
 pub mod maps;
 pub mod mptable;
+pub mod multiboot;
+pub mod structures;
