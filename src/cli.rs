@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use carpel_arch::map::Arch;
+use carpel_arch::map::{Arch, Boot};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -66,7 +66,10 @@ pub struct GuestArgs {
     /// Kernel to boot; its format is recognised
     #[arg(short, long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Initial RAM disk
+    /// Boot the kernel by linux, pvh or multiboot [default: the best way that it offers]
+    #[arg(long, value_name = "WAY", value_parser = boot)]
+    pub boot: Option<Boot>,
+    /// Initial RAM disk; for a Multiboot kernel, its module
     #[arg(short, long, visible_alias = "initramfs", value_name = "FILE")]
     pub initrd: Option<PathBuf>,
     /// Guest memory: bytes, or with K, M, G, T in powers of 1024
@@ -135,6 +138,12 @@ pub struct RunArgs {
 
 fn architecture(name: &str) -> Result<Arch, String> {
     Arch::from_name(name).ok_or_else(|| format!("The architectures are {}", Arch::ALL.map(Arch::name).join(", ")))
+}
+
+fn boot(name: &str) -> Result<Boot, String> {
+    let ways = Boot::OF_IMAGES;
+    let found = ways.into_iter().find(|way| way.name() == name);
+    found.ok_or_else(|| format!("The ways to boot are {}", ways.map(Boot::name).join(", ")))
 }
 
 /// Prints help or version as they are, and an error as one line.

@@ -18,6 +18,7 @@ pub fn guest(args: &GuestArgs, arch: Option<Arch>) -> Result<Config> {
         mem: args.mem,
         vcpus: args.cpus,
         kernel: args.kernel.clone(),
+        boot: args.boot,
         initrd: args.initrd.clone(),
         append: Vec::new(),
         irqchip: None,

@@ -158,7 +158,13 @@ fn tell(facts: &Facts, until: Option<&str>) {
 fn print_plan(plan: &Plan) -> Result<()> {
     let mut text = plan.map.to_string();
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "\nkernel: {}, {} vCPU(s)", plan.kernel.format.name(), plan.vcpus);
+    let _ = writeln!(
+        text,
+        "\nkernel: {} by {}, {} vCPU(s)",
+        plan.kernel.format.name(),
+        plan.kernel.boot.name(),
+        plan.vcpus
+    );
     let _ = writeln!(text, "command line: {}", plan.cmdline);
     let _ = writeln!(text, "irqchip: {}", plan.irqchip.name());
     for device in &plan.devices {

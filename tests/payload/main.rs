@@ -7,4 +7,6 @@ mod boot;
 mod console;
 mod ends;
 mod guest;
+mod map;
+mod multiboot;
 mod report;

@@ -36,6 +36,25 @@ const FREESTANDING: &[&str] = &[
 const BARE_LINK: &[&str] =
     &["-nostdlib", "-static", "-no-pie", "-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-z,max-page-size=4096"];
 
+/// A kind of Multiboot image, made of `resources/payloads/x86_64/multiboot`.
+struct Multiboot {
+    name: &'static str,
+    flags: &'static [&'static str],
+    link: &'static [&'static str],
+    script: &'static str,
+}
+
+const MULTIBOOT: &[Multiboot] = &[
+    Multiboot { name: "multiboot_elf32", flags: &["-m32"], link: &[], script: "low.ld" },
+    Multiboot { name: "multiboot_elf64", flags: &["-mcmodel=kernel"], link: &[], script: "high.ld" },
+    Multiboot {
+        name: "multiboot_flat",
+        flags: &["-m32", "-DADDRESSES"],
+        link: &["-Wl,--oformat=binary"],
+        script: "low.ld",
+    },
+];
+
 fn main() {
     let resources = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("../../resources");
     let out = PathBuf::from(variable("OUT_DIR"));
@@ -45,6 +64,7 @@ fn main() {
     for guests in GUESTS {
         build_guests(guests, &resources.join("payloads").join(guests.arch), &out.join("payloads").join(guests.arch));
     }
+    build_multiboot(&resources.join("payloads/x86_64/multiboot"), &out.join("payloads/x86_64"));
     build_bench(&resources.join("bench"), &out);
 }
 
@@ -56,8 +76,8 @@ fn build_guests(guests: &Guests, sources: &Path, out: &Path) {
     fs::create_dir_all(&objects).unwrap_or_else(|error| panic!("Cannot create {}: {error}", objects.display()));
 
     let compile = || {
-        let mut command = Command::new(compiler(guests.arch));
-        command.args(FREESTANDING).args(guests.flags).arg("-I").arg(&runtime);
+        let mut command = freestanding(guests.arch, guests.flags);
+        command.arg("-I").arg(&runtime);
         command
     };
     let mut linked = Vec::new();
@@ -71,6 +91,21 @@ fn build_guests(guests: &Guests, sources: &Path, out: &Path) {
         let script = runtime.join("payload.ld");
         run(compile().args(BARE_LINK).arg("-T").arg(script).arg(&source).args(&linked).arg("-o").arg(image));
     }
+}
+
+fn build_multiboot(sources: &Path, out: &Path) {
+    let guests = &GUESTS[0];
+    for Multiboot { name, flags, link, script } in MULTIBOOT {
+        let mut command = freestanding(guests.arch, guests.flags);
+        command.args(*flags).args(BARE_LINK).args(*link).arg("-T").arg(sources.join(script));
+        run(command.args(sources_in(sources)).arg("-o").arg(out.join(name)));
+    }
+}
+
+fn freestanding(arch: &str, flags: &[&str]) -> Command {
+    let mut command = Command::new(compiler(arch));
+    command.args(FREESTANDING).args(flags);
+    command
 }
 
 /// The floor, which makes x86-64 KVM calls, and the guest of monitors that boot PVH only.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use carpel_arch::map::Layout;
+use carpel_arch::map::{Boot, Layout};
 use serde::Serialize;
 
 /// The configuration of one guest.
@@ -17,6 +17,8 @@ pub struct Config {
     pub vcpus: u32,
     /// Kernel to boot.
     pub kernel: Option<PathBuf>,
+    /// How to boot the kernel; the best way that it offers, if none is named.
+    pub boot: Option<Boot>,
     /// Initial RAM disk.
     pub initrd: Option<PathBuf>,
     /// What to add to the kernel command line, in this order.

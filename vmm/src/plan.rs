@@ -1,10 +1,10 @@
 //! From a configuration to everything that is decided before KVM is asked: the map, the command line, the devices with
 //! their addresses and interrupts. Pure: what files say has been read into a [`Probe`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use carpel_arch::MapError;
-use carpel_arch::map::{Inputs, MemoryMap};
+use carpel_arch::map::{Boot, Inputs, MemoryMap};
 use linux_loader::cmdline::Cmdline;
 use thiserror::Error;
 
@@ -47,6 +47,8 @@ pub struct Plan {
     pub kernel: Kernel,
     /// The kernel command line.
     pub cmdline: String,
+    /// What a Multiboot guest is told of its module: the initial RAM disk's file name.
+    pub module: String,
     /// Who emulates the interrupt controllers.
     pub irqchip: IrqchipMode,
     /// The machine's devices.
@@ -116,7 +118,8 @@ impl Files {
 
     /// Reads their headers.
     pub fn probe(&self, config: &Config, phys_bits: u8) -> Result<Probe, PlanError> {
-        let kernel = self.kernel.as_ref().map(|source| Kernel::probe(config.layout.arch, source)).transpose();
+        let kernel =
+            self.kernel.as_ref().map(|source| Kernel::probe(config.layout.arch, source, config.boot)).transpose();
         let kernel = kernel.map_err(|source| {
             let path = config.kernel.clone().unwrap_or_default();
             PlanError::Kernel { path, source }
@@ -132,6 +135,7 @@ impl Probe {
         let inputs = Inputs {
             vcpus: config.vcpus,
             phys_bits: self.phys_bits,
+            boot: self.kernel.as_ref().map_or(Boot::Linux, |kernel| kernel.boot),
             kernel: self.kernel.as_ref().map(|kernel| kernel.extent),
             initrd: self.initrd,
             initrd_limit: self.kernel.as_ref().map_or(u64::MAX, |kernel| kernel.initrd_limit),
@@ -146,10 +150,11 @@ impl Plan {
     pub fn new(config: &Config, probe: Probe) -> Result<Self, PlanError> {
         let map = probe.map(config)?;
         let kernel = probe.kernel.ok_or(PlanError::NoKernel)?;
-        let irqchip = config.irqchip.unwrap_or(IrqchipMode::Split);
-        let cmdline = cmdline(&config.append, &map, &kernel)?;
+        let irqchip = config.irqchip.unwrap_or_else(|| irqchip_for(kernel.boot));
+        let cmdline = cmdline(config, &map, &kernel)?;
+        let module = file_name(config.initrd.as_deref());
         let devices = platform::place(&map, irqchip);
-        Ok(Self { map, vcpus: config.vcpus, kernel, cmdline, irqchip, devices })
+        Ok(Self { map, vcpus: config.vcpus, kernel, cmdline, module, irqchip, devices })
     }
 
     /// Where the device is, if the machine has it.
@@ -158,8 +163,27 @@ impl Plan {
     }
 }
 
-fn cmdline(append: &[String], map: &MemoryMap, kernel: &Kernel) -> Result<String, PlanError> {
-    let parts = || std::iter::once(BASE_CMDLINE).chain(append.iter().map(String::as_str));
+/// Multiboot kernels are small ones, which expect a whole PC.
+const fn irqchip_for(boot: Boot) -> IrqchipMode {
+    match boot {
+        Boot::Multiboot => IrqchipMode::Full,
+        Boot::Linux | Boot::Pvh | Boot::Firmware => IrqchipMode::Split,
+    }
+}
+
+/// A file's name as far as it is printable ASCII, without its directory.
+fn file_name(path: Option<&Path>) -> String {
+    let name = path.and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    name.chars().map(|char| if char.is_ascii_graphic() { char } else { '_' }).collect()
+}
+
+/// Linux is told where its console is; to a Multiboot kernel the first word is its own name.
+fn cmdline(config: &Config, map: &MemoryMap, kernel: &Kernel) -> Result<String, PlanError> {
+    let first = match kernel.boot {
+        Boot::Multiboot => file_name(config.kernel.as_deref()),
+        Boot::Linux | Boot::Pvh | Boot::Firmware => BASE_CMDLINE.to_owned(),
+    };
+    let parts = || std::iter::once(first.as_str()).chain(config.append.iter().map(String::as_str));
     let room = map.claim("cmdline").map_or(usize::MAX, |claim| claim.size() as usize - 1);
     let limit = room.min(kernel.cmdline_max);
     let whole = parts().collect::<Vec<_>>().join(" ");

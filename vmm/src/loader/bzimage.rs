@@ -1,7 +1,7 @@
 //! Linux's bzImage. Source: Linux, Documentation/arch/x86/boot.rst ("The Real-Mode Kernel Header", "64-bit Boot
 //! Protocol").
 
-use carpel_arch::map::KernelExtent;
+use carpel_arch::map::{Boot, KernelExtent};
 
 use super::fields::Fields;
 use super::{Format, Kernel, KernelError, Segment, Source, Target};
@@ -78,6 +78,8 @@ pub fn parse(source: &Source) -> Result<Kernel, KernelError> {
         _ => u64::MAX,
     };
     Ok(Kernel {
+        boot: Boot::Linux,
+        reason: "it is a bzImage, entered by its 64-bit entry",
         format: Format::BzImage,
         extent: KernelExtent::BzImage {
             load_size,
@@ -124,7 +126,7 @@ pub mod tests {
     }
 
     fn probe(image: &[u8]) -> Result<Kernel, KernelError> {
-        Kernel::probe(Arch::X86_64, &Source::from_bytes(image))
+        Kernel::probe(Arch::X86_64, &Source::from_bytes(image), None)
     }
 
     #[test]

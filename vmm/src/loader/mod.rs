@@ -6,11 +6,14 @@
 mod bzimage;
 mod elf;
 mod fields;
+mod multiboot;
+#[cfg(target_arch = "x86_64")]
+pub mod pvh;
 mod source;
 #[cfg(target_arch = "x86_64")]
 pub mod zero_page;
 
-use carpel_arch::map::{Arch, KernelExtent};
+use carpel_arch::map::{Arch, Boot, KernelExtent};
 use thiserror::Error;
 use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 
@@ -22,8 +25,10 @@ pub use source::{OpenError, Source};
 pub enum Format {
     /// Linux's x86 image with its setup header.
     BzImage,
-    /// A 64-bit ELF file.
+    /// An ELF file.
     Elf,
+    /// An image with a Multiboot 1 header.
+    Multiboot,
 }
 
 impl Format {
@@ -32,6 +37,7 @@ impl Format {
         match self {
             Self::BzImage => "bzImage",
             Self::Elf => "ELF",
+            Self::Multiboot => "Multiboot image",
         }
     }
 }
@@ -66,9 +72,13 @@ pub struct Segment {
     pub target: Target,
 }
 
-/// What a kernel image says of itself.
+/// What a kernel image says of itself, for one way to boot it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
+    /// How it is entered.
+    pub boot: Boot,
+    /// What in the image offers this way, as a sentence without its end.
+    pub reason: &'static str,
     /// Its format.
     pub format: Format,
     /// The memory that it occupies while it runs.
@@ -89,7 +99,7 @@ pub struct Kernel {
 #[derive(Debug, Error)]
 pub enum KernelError {
     /// No format's signature is there.
-    #[error("It is neither a bzImage nor an ELF file for {arch}")]
+    #[error("It is neither a bzImage, an ELF file nor a Multiboot image for {arch}")]
     Unknown {
         /// The guest's architecture.
         arch: Arch,
@@ -112,6 +122,14 @@ pub enum KernelError {
         /// What is wrong or missing.
         reason: String,
     },
+    /// It does not offer the way that was asked for.
+    #[error("It cannot be booted by {wanted}, as --boot asks; it offers {offered}")]
+    NotOffered {
+        /// The way that was asked for.
+        wanted: &'static str,
+        /// The ways that it offers, by name.
+        offered: String,
+    },
     /// Reading failed.
     #[error("Cannot read it")]
     Read(#[from] std::io::Error),
@@ -124,14 +142,33 @@ impl KernelError {
 }
 
 impl Kernel {
-    /// Recognises the format by its signature and reads the headers.
-    pub fn probe(arch: Arch, source: &Source) -> Result<Self, KernelError> {
+    /// Recognises the format by its signature and reads the headers: the ways to boot the image, the best first; there
+    /// is at least one.
+    pub fn ways(arch: Arch, source: &Source) -> Result<Vec<Self>, KernelError> {
         let signature = source.prefix::<{ bzimage::SIGNATURE_END }>()?;
         match arch {
-            _ if elf::is_elf(&signature) => elf::parse(arch, source),
-            Arch::X86_64 if bzimage::is_bzimage(&signature) => bzimage::parse(source),
+            _ if elf::is_elf(&signature) => elf::ways(arch, source),
+            Arch::X86_64 if bzimage::is_bzimage(&signature) => Ok(vec![bzimage::parse(source)?]),
+            Arch::X86_64 => match multiboot::parse(source, None)? {
+                Some(kernel) => Ok(vec![kernel]),
+                None => Err(KernelError::Unknown { arch }),
+            },
             _ => Err(KernelError::Unknown { arch }),
         }
+    }
+
+    /// The image as it is booted: the way that is wanted, the best one if none is.
+    pub fn probe(arch: Arch, source: &Source, wanted: Option<Boot>) -> Result<Self, KernelError> {
+        let ways = Self::ways(arch, source)?;
+        let names: Vec<_> = ways.iter().map(|way| way.boot.name()).collect();
+        let offered = names.join(", ");
+        let mut chosen = ways.into_iter().filter(|way| wanted.is_none_or(|wanted| way.boot == wanted));
+        let not_offered =
+            || KernelError::NotOffered { wanted: wanted.map_or("any", Boot::name), offered: offered.clone() };
+        let kernel = chosen.next().ok_or_else(not_offered)?;
+        let why = if wanted.is_some() { "--boot asks for it" } else { kernel.reason };
+        log::debug!("The kernel is booted by {}, for {why}; it offers {offered}", kernel.boot.name());
+        Ok(kernel)
     }
 
     /// Copies the segments into guest memory.

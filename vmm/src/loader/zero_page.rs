@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn fields_stand_where_the_specification_has_them() {
-        let kernel = Kernel::probe(Arch::X86_64, &Source::from_bytes(&image())).unwrap();
+        let kernel = Kernel::probe(Arch::X86_64, &Source::from_bytes(&image()), None).unwrap();
         let inputs = Inputs { kernel: Some(kernel.extent), initrd: 0x1234, ..Inputs::new(Arch::X86_64, 4 << 30) };
         let map = carpel_arch::resolve(&KRUN, &inputs).unwrap();
         let page = build(&map, &kernel, 7);

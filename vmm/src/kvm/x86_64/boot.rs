@@ -1,14 +1,16 @@
-//! What a boot loader and firmware would leave in memory for a Linux kernel, and the state that it is entered in.
+//! What a boot loader and firmware would leave in memory for a kernel, and the state that it is entered in.
 
-use carpel_arch::map::MemoryMap;
+use carpel_arch::map::{Boot, Extent, MemoryMap};
 use carpel_arch::x86_64::acpi::{self, Platform, SerialPort};
-use carpel_arch::x86_64::boot::{BootCpu, Tables, linux64};
+use carpel_arch::x86_64::boot::{BootCpu, Tables, flat32_gdt, linux64, protected32};
+use carpel_arch::x86_64::maps::e820;
 use carpel_arch::x86_64::mptable;
+use carpel_arch::x86_64::multiboot::{self, Info, Module};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::config::IrqchipMode;
 use crate::kvm::KvmError;
-use crate::loader::zero_page;
+use crate::loader::{pvh, zero_page};
 use crate::plan::Plan;
 use crate::platform::{Device, Place};
 
@@ -21,28 +23,77 @@ const MP_POINTER: u64 = 16;
 
 /// Writes the structures and returns the boot processor's state.
 pub fn write_boot_structures(plan: &Plan, memory: &GuestMemoryMmap) -> Result<BootCpu, KvmError> {
-    let start = |name| plan.map.claim(name).map_or(0, |claim| claim.start);
-    let write = |what, address, bytes: &[u8]| {
-        memory.write_slice(bytes, GuestAddress(address)).map_err(|source| KvmError::Write { what, source })
-    };
+    let writer = Writer { map: &plan.map, memory };
+    writer.write("ACPI tables", writer.start("acpi"), &acpi_tables(plan)?)?;
+    let (lapic, ioapic, mp) = (writer.start("lapic") as u32, writer.start("ioapic") as u32, writer.start("mptable"));
+    writer.write("MP table", mp, &mptable::build(mp as u32, plan.vcpus as u8, lapic, ioapic))?;
+    writer.write("MP pointer", writer.start("ebda"), &mptable::floating_pointer((mp + MP_POINTER) as u32))?;
+
+    let kernel_start = writer.start("kernel");
+    let entry = plan.kernel.entry.resolve(kernel_start).unwrap_or(kernel_start);
+    match plan.kernel.boot {
+        Boot::Multiboot => {
+            let info = writer.boot_info("Multiboot information", |base| multiboot_info(base, plan))?;
+            Ok(protected32(entry as u32, multiboot::BOOTLOADER_MAGIC, info, writer.start("boot_info")))
+        }
+        Boot::Pvh => {
+            let info = writer.boot_info("PVH start information", |base| pvh::build(base, &plan.map, &plan.cmdline))?;
+            Ok(protected32(entry as u32, 0, info, writer.start("boot_info")))
+        }
+        Boot::Linux | Boot::Firmware => linux(plan, &writer, entry),
+    }
+}
+
+/// Guest memory, written to where the map says.
+struct Writer<'a> {
+    map: &'a MemoryMap,
+    memory: &'a GuestMemoryMmap,
+}
+
+impl Writer<'_> {
+    fn start(&self, claim: &str) -> u64 {
+        self.map.claim(claim).map_or(0, |claim| claim.start)
+    }
+
+    fn write(&self, what: &'static str, address: u64, bytes: &[u8]) -> Result<(), KvmError> {
+        self.memory.write_slice(bytes, GuestAddress(address)).map_err(|source| KvmError::Write { what, source })
+    }
+
+    /// Writes what a 32-bit entry needs to its claim, first the descriptor table, then what `build` makes of the address
+    /// behind it. Returns that address.
+    fn boot_info(&self, what: &'static str, build: impl FnOnce(u32) -> Vec<u8>) -> Result<u32, KvmError> {
+        let (start, end) = self.map.claim("boot_info").map_or((0, 0), |claim| (claim.start, claim.end));
+        let mut bytes = flat32_gdt();
+        let address = start as u32 + bytes.len() as u32;
+        bytes.extend(build(address));
+        if bytes.len() as u64 > end - start {
+            return Err(KvmError::Boot(format!("the {what} does not fit {start:#x}-{end:#x}: {} bytes", bytes.len())));
+        }
+        self.write(what, start, &bytes)?;
+        Ok(address)
+    }
+}
+
+/// The 64-bit entry of Linux.
+fn linux(plan: &Plan, writer: &Writer, entry: u64) -> Result<BootCpu, KvmError> {
+    let start = |name| writer.start(name);
     let tables =
         Tables { gdt: start("gdt"), idt: start("idt"), pml4: start("pml4"), pdpte: start("pdpte"), pde: start("pde") };
     for (address, bytes) in tables.contents() {
-        write("descriptor and page tables", address, &bytes)?;
+        writer.write("descriptor and page tables", address, &bytes)?;
     }
-    write("zero page", start("zero_page"), &zero_page::build(&plan.map, &plan.kernel, plan.cmdline.len()))?;
+    writer.write("zero page", start("zero_page"), &zero_page::build(&plan.map, &plan.kernel, plan.cmdline.len()))?;
     let mut cmdline = plan.cmdline.clone().into_bytes();
     cmdline.push(0);
-    write("command line", start("cmdline"), &cmdline)?;
-
-    write("ACPI tables", start("acpi"), &acpi_tables(plan)?)?;
-    let (lapic, ioapic, mp) = (start("lapic") as u32, start("ioapic") as u32, start("mptable"));
-    write("MP table", mp, &mptable::build(mp as u32, plan.vcpus as u8, lapic, ioapic))?;
-    write("MP pointer", start("ebda"), &mptable::floating_pointer((mp + MP_POINTER) as u32))?;
-
-    let kernel_start = start("kernel");
-    let entry = plan.kernel.entry.resolve(kernel_start).unwrap_or(kernel_start);
+    writer.write("command line", start("cmdline"), &cmdline)?;
     Ok(linux64(entry, start("zero_page"), stack(&plan.map), &tables))
+}
+
+fn multiboot_info(base: u32, plan: &Plan) -> Vec<u8> {
+    let module = |initrd: &Extent| Module { start: initrd.start as u32, end: initrd.end as u32, name: &plan.module };
+    let modules: Vec<_> = plan.map.claim("initrd").map(module).into_iter().collect();
+    let info = Info { cmdline: &plan.cmdline, modules: &modules, memory: &e820(&plan.map) };
+    multiboot::build(base, &info)
 }
 
 fn stack(map: &MemoryMap) -> u64 {

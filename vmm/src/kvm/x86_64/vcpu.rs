@@ -63,7 +63,8 @@ fn set_local_apic(fd: &VcpuFd) -> Result<(), KvmError> {
 }
 
 fn set_registers(fd: &VcpuFd, boot: &BootCpu) -> Result<(), KvmError> {
-    let regs = kvm_regs { rip: boot.rip, rsp: boot.rsp, rsi: boot.rsi, rflags: boot.rflags, ..Default::default() };
+    let BootCpu { rip, rsp, rax, rbx, rsi, rflags, .. } = *boot;
+    let regs = kvm_regs { rip, rsp, rax, rbx, rsi, rflags, ..Default::default() };
     fd.set_regs(&regs).call("KVM_SET_REGS")?;
     let mut sregs = fd.get_sregs().call("KVM_GET_SREGS")?;
     (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (boot.cr0, boot.cr3, boot.cr4, boot.efer);
