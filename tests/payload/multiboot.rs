@@ -33,7 +33,7 @@ fn a_kernel_is_told_its_name_and_the_machines_memory() {
 #[test]
 fn a_module_arrives_whole_with_its_name() {
     let mut file = NamedTempFile::with_suffix(".module").unwrap();
-    let bytes: Vec<u8> = (0..5000_u32).map(|i| (i * i >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..5000_u32).map(|i| (i * i / 8) as u8).collect();
     file.write_all(&bytes).unwrap();
     let sum = bytes.iter().fold(0_u64, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     let path = file.path().to_str().unwrap();

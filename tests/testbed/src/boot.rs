@@ -2,6 +2,7 @@
 
 mod ending;
 mod machine;
+mod ways;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -67,6 +68,7 @@ impl Files {
         let mut steps = machine::steps(&self.carpel, all);
         steps.push(self.big_initrd());
         steps.extend(ending::steps());
+        steps.extend(ways::steps());
         steps
     }
 
