@@ -46,12 +46,9 @@ impl Console {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let _ = poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLOUT)], PollTimeout::from(FULL_WAIT));
                 }
-                Err(error) => {
-                    if error.kind() == io::ErrorKind::BrokenPipe {
-                        self.ending.end(Outcome::Signal(SIGPIPE));
-                    }
-                    return Err(error);
-                }
+                // Said by the outcome, not as lost output.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.ending.end(Outcome::Signal(SIGPIPE)),
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -99,7 +99,7 @@ impl Machine {
             watchdog: limits.watchdog,
             printed: Arc::clone(&console.printed),
             printed_before: 0,
-            silent_since: started,
+            silent_ticks: 0,
             ending: Arc::clone(ending),
         }));
 
@@ -206,21 +206,21 @@ struct Care {
     watchdog: Option<Duration>,
     printed: Arc<AtomicU64>,
     printed_before: u64,
-    silent_since: Instant,
+    /// Ticks, not time: while the monitor is stopped, so is the guest.
+    silent_ticks: u32,
     ending: Arc<Ending>,
 }
 
 impl Care {
     fn look(&mut self) {
         let printed = self.printed.load(Ordering::Relaxed);
-        if printed != self.printed_before {
-            (self.printed_before, self.silent_since) = (printed, Instant::now());
-        }
-        let silence = self.silent_since.elapsed();
-        if self.ending.dying() && silence > PANIC_SILENCE {
+        self.silent_ticks = if printed == self.printed_before { self.silent_ticks.saturating_add(1) } else { 0 };
+        self.printed_before = printed;
+        let silence = TICK.saturating_mul(self.silent_ticks);
+        if self.ending.dying() && silence >= PANIC_SILENCE {
             self.ending.end(Outcome::Panicked);
         }
-        if let Some(limit) = self.watchdog.filter(|&limit| silence > limit) {
+        if let Some(limit) = self.watchdog.filter(|&limit| silence >= limit) {
             let reason = format!("The guest gave no sign of life for {limit:?} (--watchdog)");
             self.ending.end(Outcome::Unresponsive(reason));
         }
