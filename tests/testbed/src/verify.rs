@@ -79,7 +79,7 @@ fn workspace_checks(tally: &mut Tally) {
         run_command(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     });
     tally.section("unit, property, command line and payload tests", || {
-        run_command(cargo().args(["test", "--workspace"]))
+        run_command(cargo().args(["test", "--workspace", "--no-fail-fast"]))
     });
     tally.section("documentation", || {
         run_command(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))

@@ -110,7 +110,7 @@ pub fn open() -> Result<Kvm, KvmError> {
     }
 }
 
-/// A virtual machine of KVM's: memory and interrupt controller. vCPUs come from [`Vm::vcpus`].
+/// A virtual machine of KVM's: memory and interrupt controller. vCPUs come from [`Vm::boot`].
 pub struct Vm {
     kvm: Kvm,
     fd: Arc<VmFd>,

@@ -373,7 +373,7 @@ mod tests {
         assert_eq!(uart.read(MODEM_STATUS) & 0xf0, DCD | CTS);
         uart.write(MODEM_CONTROL, LOOPBACK | OUT1 | DTR).unwrap();
         assert_eq!(uart.read(MODEM_STATUS), RI | DSR | (DCD | CTS | DSR) >> 4);
-        uart.write(MODEM_CONTROL, 0xff & !OUT1).unwrap();
+        uart.write(MODEM_CONTROL, !OUT1).unwrap();
         assert_eq!(uart.read(MODEM_STATUS) & RI >> 4, RI >> 4, "the end of a ring");
         assert_eq!(uart.read(MODEM_CONTROL), 0x1b);
     }
