@@ -122,6 +122,21 @@ fn other_cpus_start_at_their_start_up_page() {
 }
 
 #[test]
+fn the_maps_that_guests_make_for_themselves_work() {
+    for machine in MACHINES {
+        // Each prints this last, or ends with a status of its own.
+        for (payload, last) in [
+            ("map_microkernel", "ok image-end\n"),
+            ("map_exokernel", "memory 0x3ff9fc00 entries 5\n"),
+            ("map_higher_half", "ok user-stack\n"),
+        ] {
+            let outcome = finish(command(payload, &["-c", "4"]).args(machine)).expect_status(0);
+            assert!(outcome.stdout.ends_with(last), "{payload}: {outcome:#?}");
+        }
+    }
+}
+
+#[test]
 fn as_many_as_64_cpus_start() {
     let outcome = run("smp", &["-c", "64"]).expect_status(0);
     assert_eq!(outcome.values("cpus").next().unwrap(), ["64"]);

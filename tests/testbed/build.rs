@@ -12,8 +12,10 @@ struct Guests {
     flags: &'static [&'static str],
 }
 
-const GUESTS: &[Guests] =
-    &[Guests { arch: "x86_64", flags: &["-mgeneral-regs-only", "-mno-red-zone", "-fcf-protection=none"] }];
+const GUESTS: &[Guests] = &[Guests {
+    arch: "x86_64",
+    flags: &["-mgeneral-regs-only", "-mno-red-zone", "-fcf-protection=none", "-mcmodel=kernel"],
+}];
 
 /// No library, no relocation, nothing that a compiler adds for a hosted program; unused parts of the runtime are left out.
 const FREESTANDING: &[&str] = &[
@@ -45,11 +47,11 @@ struct Multiboot {
 }
 
 const MULTIBOOT: &[Multiboot] = &[
-    Multiboot { name: "multiboot_elf32", flags: &["-m32"], link: &[], script: "low.ld" },
-    Multiboot { name: "multiboot_elf64", flags: &["-mcmodel=kernel"], link: &[], script: "high.ld" },
+    Multiboot { name: "multiboot_elf32", flags: &["-m32", "-mcmodel=32"], link: &[], script: "low.ld" },
+    Multiboot { name: "multiboot_elf64", flags: &[], link: &[], script: "high.ld" },
     Multiboot {
         name: "multiboot_flat",
-        flags: &["-m32", "-DADDRESSES"],
+        flags: &["-m32", "-mcmodel=32", "-DADDRESSES"],
         link: &["-Wl,--oformat=binary"],
         script: "low.ld",
     },
@@ -88,7 +90,9 @@ fn build_guests(guests: &Guests, sources: &Path, out: &Path) {
     }
     for source in sources_in(sources) {
         let image = out.join(source.file_stem().expect("A source has a name"));
-        let script = runtime.join("payload.ld");
+        // A payload that is not at the usual address has a script of its own.
+        let own_script = source.with_extension("ld");
+        let script = if own_script.is_file() { own_script } else { runtime.join("payload.ld") };
         run(compile().args(BARE_LINK).arg("-T").arg(script).arg(&source).args(&linked).arg("-o").arg(image));
     }
 }

@@ -114,6 +114,9 @@ void route_pin(uint8_t pin, uint8_t vector);
  * mode on the page tables of this CPU with a stack of its own (64 CPUs at most), interrupts off.
  */
 void start_cpu(uint8_t apic_id, uint8_t page, void (*function)(void));
+/* The interrupts that this takes, for payloads that bring their own trampoline. */
+enum { INIT_IPI = 0x4500, START_UP_IPI = 0x4600 };
+void send_ipi(uint8_t apic_id, uint32_t command);
 
 /* ACPI tables as the specification's System Description Table Header; NULL if there is none of that signature. */
 struct acpi_header {

@@ -1,12 +1,12 @@
 #include "payload.h"
 
-enum { INIT = 0x4500, START_UP = 0x4600, MAX_CPUS = 64, STACK_SIZE = 4096 };
+enum { MAX_CPUS = 64, STACK_SIZE = 4096 };
 
 extern const uint8_t ap_trampoline[], ap_trampoline_end[], ap_cr3[];
 uint8_t *volatile ap_stack;
 void (*volatile ap_function)(void);
 
-static void send_ipi(uint8_t apic_id, uint32_t command)
+void send_ipi(uint8_t apic_id, uint32_t command)
 {
 	write32(LAPIC + 0x310, (uint32_t)apic_id << 24);
 	write32(LAPIC + 0x300, command);
@@ -30,7 +30,7 @@ void start_cpu(uint8_t apic_id, uint8_t page, void (*function)(void))
 	ap_stack = stacks[used++] + STACK_SIZE;
 	ap_function = function;
 
-	send_ipi(apic_id, INIT);
-	send_ipi(apic_id, START_UP | page);
-	send_ipi(apic_id, START_UP | page);
+	send_ipi(apic_id, INIT_IPI);
+	send_ipi(apic_id, START_UP_IPI | page);
+	send_ipi(apic_id, START_UP_IPI | page);
 }
