@@ -5,4 +5,5 @@ pub mod boot;
 pub mod maps;
 pub mod mptable;
 pub mod multiboot;
+pub mod paging;
 pub mod structures;
