@@ -128,6 +128,9 @@ pub struct RunArgs {
     /// Write the run's facts to a file: JSON, or JUnit if its name ends in .xml
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Print the guest's physical and virtual map to stderr when it has ended; SIGUSR1 prints them at once
+    #[arg(long)]
+    pub dump_map_on_exit: bool,
     /// Print the plan (map, command line, devices) and stop
     #[arg(long)]
     pub dry_run: bool,

@@ -44,7 +44,13 @@ pub fn run(args: &RunArgs) -> Result<Config> {
 
 /// What ends the run besides the guest.
 pub fn limits(args: &RunArgs) -> Limits {
-    Limits { timeout: args.timeout, watchdog: args.watchdog, until: args.until.clone(), fail_on: args.fail_on.clone() }
+    Limits {
+        timeout: args.timeout,
+        watchdog: args.watchdog,
+        until: args.until.clone(),
+        fail_on: args.fail_on.clone(),
+        dump_map: args.dump_map_on_exit,
+    }
 }
 
 /// Where the console goes.

@@ -15,6 +15,11 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Prints many lines to stderr, where they do not mix with what the guest prints.
+pub fn dump(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
 /// Tells the user something on stderr.
 pub fn tell(message: impl Display) {
     // There is no other place to be told that stderr is full.

@@ -110,7 +110,11 @@ impl Prepared {
             exits: ExitCounts::default(),
             unmapped: 0,
             printed: 0,
+            map: None,
         });
+        if let Some(map) = &facts.map {
+            output::dump(map);
+        }
         tell(&facts, self.limits.until.as_deref());
         if let Some(report) = self.report {
             report.write(&self.config, &self.plan, &facts)?;

@@ -5,6 +5,7 @@
 
 mod boot;
 mod console;
+mod dump;
 mod ends;
 mod guest;
 mod map;

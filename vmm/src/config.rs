@@ -58,7 +58,7 @@ pub enum ConsoleTarget {
     File(PathBuf),
 }
 
-/// What ends a run besides the guest itself.
+/// What ends a run besides the guest itself, and what is looked at then.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// The longest time that the guest may take.
@@ -69,4 +69,6 @@ pub struct Limits {
     pub until: Option<String>,
     /// Regular expression whose match on the console ends the run as a failure.
     pub fail_on: Option<String>,
+    /// Read the guest's physical and virtual map when it has ended.
+    pub dump_map: bool,
 }

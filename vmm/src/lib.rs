@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod console;
+pub mod dump;
 pub mod exit;
 mod input;
 pub mod kvm;

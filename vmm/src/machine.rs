@@ -8,6 +8,7 @@ use carpel_devices::legacy::serial::Serial;
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 
+use crate::dump::View;
 use crate::exit::Buses;
 use crate::kvm::{KvmError, Vcpu, Vm};
 use crate::memory::{GuestRam, MemoryError};
@@ -20,6 +21,7 @@ pub struct Machine {
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) buses: Arc<Buses>,
     pub(crate) serial: Arc<Mutex<Serial>>,
+    pub(crate) view: Arc<View>,
     _vm: Vm,
     _ram: GuestRam,
 }
@@ -59,6 +61,7 @@ impl Machine {
         let vm = Vm::new(kvm, plan, &ram)?;
         let vcpus = vm.boot(plan, files, ram.memory())?;
         let (buses, serial) = platform::build(&vm, plan, console, ending)?;
-        Ok(Self { vcpus, buses: Arc::new(buses), serial, _vm: vm, _ram: ram })
+        let view = View { map: plan.map.clone(), devices: plan.devices.clone(), memory: ram.memory().clone() };
+        Ok(Self { vcpus, buses: Arc::new(buses), serial, view: Arc::new(view), _vm: vm, _ram: ram })
     }
 }

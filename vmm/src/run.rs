@@ -1,6 +1,6 @@
 //! Running a machine to its end: the vCPUs in threads of their own, all else as events of the main thread.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,10 +13,11 @@ use thiserror::Error;
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::config::Limits;
+use crate::dump::View;
 use crate::input::Input;
 use crate::machine::Machine;
 use crate::outcome::{Ending, Outcome};
-use crate::threads::{ExitCounts, VcpuThreads};
+use crate::threads::{ExitCounts, Remains, VcpuThreads};
 
 /// How often vCPUs and the console are looked after.
 const TICK: Duration = Duration::from_millis(250);
@@ -25,7 +26,9 @@ const HALTED_TICKS: u32 = 2;
 /// After a panic, a kernel that prints nothing for so long has nothing more to say.
 const PANIC_SILENCE: Duration = Duration::from_millis(500);
 /// Signals that end the run in order.
-const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+const END_SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+/// The signal that prints the guest's maps.
+const DUMP_SIGNAL: Signal = Signal::SIGUSR1;
 
 /// Why the main thread's events could not be set up.
 #[derive(Debug, Error)]
@@ -71,6 +74,8 @@ pub struct Facts {
     pub unmapped: u64,
     /// Bytes that the guest printed.
     pub printed: u64,
+    /// The guest's maps at its end, if they were asked for.
+    pub map: Option<String>,
 }
 
 impl Machine {
@@ -79,7 +84,9 @@ impl Machine {
         let started = Instant::now();
         let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(RunError::Events)?;
         // Before threads start: they inherit that these signals are for the main thread alone.
-        manager.add_subscriber(Box::new(Signals::new(Arc::clone(ending))?));
+        let signals = Signals::new(Arc::clone(ending))?;
+        let dump_signal = block([DUMP_SIGNAL])?;
+        manager.add_subscriber(Box::new(signals));
         manager.add_subscriber(Box::new(Wake(Arc::clone(ending))));
         if let Some(timeout) = limits.timeout {
             manager.add_subscriber(Box::new(Deadline::new(timeout, Arc::clone(ending))?));
@@ -92,6 +99,12 @@ impl Machine {
         let timer = periodic(TICK)?;
         let threads = VcpuThreads::start(self.vcpus, &self.buses, ending).map_err(RunError::Threads)?;
         let threads = Arc::new(threads);
+        manager.add_subscriber(Box::new(Dump {
+            fd: dump_signal,
+            view: Arc::clone(&self.view),
+            threads: Arc::clone(&threads),
+            ending: Arc::clone(ending),
+        }));
         manager.add_subscriber(Box::new(Care {
             timer,
             threads: Arc::clone(&threads),
@@ -111,13 +124,14 @@ impl Machine {
             }
         }
         drop(manager);
-        let exits = Arc::into_inner(threads).map(VcpuThreads::join).unwrap_or_default();
+        let Remains { exits, registers } = Arc::into_inner(threads).map(VcpuThreads::join).unwrap_or_default();
         Ok(Facts {
             outcome: ending.outcome().unwrap_or(Outcome::PowerOff),
             duration: started.elapsed(),
             exits,
             unmapped: self.buses.port.unmapped() + self.buses.mmio.unmapped(),
             printed: console.printed.load(Ordering::Relaxed),
+            map: limits.dump_map.then(|| self.view.describe(&registers)),
         })
     }
 }
@@ -148,6 +162,34 @@ impl MutEventSubscriber for Wake {
     }
 }
 
+/// Makes signals readable instead of deadly.
+fn block<const N: usize>(signals: [Signal; N]) -> io::Result<SignalFd> {
+    let set: SigSet = signals.into_iter().collect();
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+}
+
+/// Prints the guest's maps when a signal asks for them.
+struct Dump {
+    fd: SignalFd,
+    view: Arc<View>,
+    threads: Arc<VcpuThreads>,
+    ending: Arc<Ending>,
+}
+
+impl MutEventSubscriber for Dump {
+    fn init(&mut self, ops: &mut EventOps) {
+        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.ending);
+    }
+
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        while let Ok(Some(_)) = self.fd.read_signal() {
+            // Not through the logger: this was asked for. A closed stderr has nobody to tell.
+            let _ = io::stderr().write_all(self.view.describe(&self.threads.registers()).as_bytes());
+        }
+    }
+}
+
 /// Signals that end the run.
 struct Signals {
     fd: SignalFd,
@@ -156,9 +198,7 @@ struct Signals {
 
 impl Signals {
     fn new(ending: Arc<Ending>) -> io::Result<Self> {
-        let set: SigSet = SIGNALS.into_iter().collect();
-        set.thread_block()?;
-        Ok(Self { fd: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?, ending })
+        Ok(Self { fd: block(END_SIGNALS)?, ending })
     }
 }
 

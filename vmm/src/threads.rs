@@ -1,11 +1,12 @@
 //! The vCPUs' threads.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use carpel_arch::x86_64::paging::Registers;
 use serde::Serialize;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -39,6 +40,17 @@ struct Status {
     answered: AtomicU32,
     /// ... and the answer.
     halted: AtomicBool,
+    /// The registers of its virtual map, as of the last answer or of its end.
+    registers: Mutex<Option<Registers>>,
+}
+
+/// What vCPUs leave behind.
+#[derive(Clone, Debug, Default)]
+pub struct Remains {
+    /// How often they left the guest, all together.
+    pub exits: ExitCounts,
+    /// The registers of each one's virtual map.
+    pub registers: Vec<Option<Registers>>,
 }
 
 /// How often vCPUs left the guest.
@@ -81,8 +93,13 @@ impl VcpuThreads {
         all_halted
     }
 
+    /// The registers of each vCPU's virtual map, as old as the last answer to [`Self::ask_halted`].
+    pub fn registers(&self) -> Vec<Option<Registers>> {
+        self.0.iter().map(|thread| thread.status.registers()).collect()
+    }
+
     /// Waits for all threads to end. The run must have ended, so that they do.
-    pub fn join(self) -> ExitCounts {
+    pub fn join(self) -> Remains {
         while self.0.iter().any(VcpuThread::is_running) {
             self.0.iter().filter(|thread| thread.is_running()).for_each(VcpuThread::kick);
             // Most leave at once, and sleeping takes longer than that.
@@ -93,15 +110,16 @@ impl VcpuThreads {
                 thread::sleep(KICK_INTERVAL);
             }
         }
-        let mut counts = ExitCounts::default();
+        let mut remains = Remains::default();
         for VcpuThread { handle, status } in self.0 {
             // A panic ended the whole process.
             let _ = handle.join();
-            counts.port += status.port.load(Ordering::Relaxed);
-            counts.mmio += status.mmio.load(Ordering::Relaxed);
-            counts.other += status.other.load(Ordering::Relaxed);
+            remains.exits.port += status.port.load(Ordering::Relaxed);
+            remains.exits.mmio += status.mmio.load(Ordering::Relaxed);
+            remains.exits.other += status.other.load(Ordering::Relaxed);
+            remains.registers.push(status.registers());
         }
-        counts
+        remains
     }
 }
 
@@ -136,6 +154,7 @@ fn run(mut vcpu: Vcpu, buses: &Buses, ending: &Ending, status: &Status) {
             ending.end(Outcome::Died(reason));
         }
     }
+    status.note_registers(&vcpu);
 }
 
 impl Status {
@@ -143,8 +162,17 @@ impl Status {
         let asked = self.asked.load(Ordering::Acquire);
         if asked != self.answered.load(Ordering::Relaxed) {
             self.halted.store(vcpu.is_halted(), Ordering::Relaxed);
+            self.note_registers(vcpu);
             self.answered.store(asked, Ordering::Release);
         }
+    }
+
+    fn note_registers(&self, vcpu: &Vcpu) {
+        *self.registers.lock().unwrap_or_else(PoisonError::into_inner) = vcpu.paging();
+    }
+
+    fn registers(&self) -> Option<Registers> {
+        *self.registers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_halted(&self) -> bool {

@@ -1,5 +1,6 @@
 //! One vCPU of KVM's: running it, and translating its exits.
 
+use carpel_arch::x86_64::paging::Registers;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::host;
@@ -65,6 +66,11 @@ impl Vcpu {
     /// Whether it is halted for good: nothing but another vCPU or a reset can make it run again.
     pub fn is_halted(&self) -> bool {
         host::is_halted(&self.fd)
+    }
+
+    /// The registers that decide about its virtual map, where they can be read.
+    pub fn paging(&self) -> Option<Registers> {
+        host::paging(&self.fd)
     }
 
     fn port_exit(&mut self) -> Exit<'_> {

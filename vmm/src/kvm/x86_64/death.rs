@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use carpel_arch::x86_64::paging::Registers;
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_MP_STATE_HALTED,
     KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, kvm_run,
@@ -38,6 +39,12 @@ pub fn is_halted(fd: &VcpuFd) -> bool {
         Ok(KVM_MP_STATE_HALTED) => fd.get_regs().is_ok_and(|regs| regs.rflags & RFLAGS_IF == 0),
         _ => false,
     }
+}
+
+/// The registers that decide about its virtual map.
+pub fn paging(fd: &VcpuFd) -> Option<Registers> {
+    let sregs = fd.get_sregs().ok()?;
+    Some(Registers { cr0: sregs.cr0, cr3: sregs.cr3, cr4: sregs.cr4, efer: sregs.efer })
 }
 
 fn internal_error(id: u32, run: &mut kvm_run) -> String {

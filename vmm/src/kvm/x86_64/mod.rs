@@ -12,7 +12,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use vmm_sys_util::errno::Error as Errno;
 
 pub use boot::write_boot_structures;
-pub use death::{explain, is_halted};
+pub use death::{explain, is_halted, paging};
 pub use irqchip::{Router, create_irqchip};
 pub use vcpu::create_vcpus;
 
