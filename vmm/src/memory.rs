@@ -10,7 +10,7 @@ use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionCollectionError, GuestRegionMmap, MmapRegion};
 
 /// Size of a huge page of the host's, and the alignment that lets one back guest memory, in bytes.
-const HUGE_PAGE: usize = 2 << 20;
+pub const HUGE_PAGE: usize = 2 << 20;
 
 /// The RAM of one guest. It is unmapped when dropped: drop what runs the guest before.
 #[derive(Debug)]
@@ -45,15 +45,16 @@ pub enum MemoryError {
 }
 
 impl GuestRam {
-    /// Maps RAM for these guest physical ranges. Host memory is taken when the guest touches it, not before.
-    pub fn new(ranges: &[Range<u64>]) -> Result<Self, MemoryError> {
+    /// Maps RAM for these guest physical ranges. Host memory is taken when the guest touches it, not before: in huge pages,
+    /// or with `small_start` in small ones in the first [`HUGE_PAGE`] of each range.
+    pub fn new(ranges: &[Range<u64>], small_start: bool) -> Result<Self, MemoryError> {
         let mut mappings = Vec::new();
         let mut regions = Vec::new();
         for range in ranges {
             let size = range.end - range.start;
             let region_error = || MemoryError::Region { start: range.start, end: range.end };
             let length = usize::try_from(size).ok().and_then(NonZeroUsize::new).ok_or_else(region_error)?;
-            let mapping = Mapping::new(length).map_err(|source| MemoryError::Map { size, source })?;
+            let mapping = Mapping::new(length, small_start).map_err(|source| MemoryError::Map { size, source })?;
             // SAFETY: the mapping has `length` bytes from `start` on, is private to it, and outlives the region.
             let region = unsafe {
                 MmapRegion::build_raw(
@@ -91,16 +92,14 @@ impl Mapping {
     /// Overcommitted: a guest may be larger than the host's memory as long as it does not use it all.
     const FLAGS: MapFlags = MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE);
 
-    /// Maps memory whose start stays in small pages: of the first 2 MiB, boot structures and small guests touch little,
-    /// and zeroing a huge page takes longer than all else that happens before such a guest runs.
-    fn new(length: NonZeroUsize) -> Result<Self, Errno> {
+    fn new(length: NonZeroUsize, small_start: bool) -> Result<Self, Errno> {
         let whole = length.checked_add(HUGE_PAGE).ok_or(Errno::ENOMEM)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no other memory.
         let mapped = unsafe { mmap_anonymous(None, whole, access, Self::FLAGS)? }.cast::<u8>();
         // SAFETY: the offset is less than a huge page, so `length` bytes from there on lie inside the mapping.
         let start = unsafe { mapped.add(mapped.align_offset(HUGE_PAGE)) };
-        let small = length.get().min(HUGE_PAGE);
+        let small = if small_start { length.get().min(HUGE_PAGE) } else { 0 };
         for (offset, length, advice) in
             [(0, small, MmapAdvise::MADV_NOHUGEPAGE), (small, length.get() - small, MmapAdvise::MADV_HUGEPAGE)]
         {
@@ -127,7 +126,7 @@ mod tests {
 
     #[test]
     fn ram_is_zero_writable_and_aligned_for_huge_pages() {
-        let ram = GuestRam::new(&[0..4 << 20, 1 << 32..(1 << 32) + 0x3000]).unwrap();
+        let ram = GuestRam::new(&[0..4 << 20, 1 << 32..(1 << 32) + 0x3000], true).unwrap();
         for address in [0, (4 << 20) - 8, 1 << 32, (1 << 32) + 0x2FF8] {
             assert_eq!(ram.memory().read_obj::<u64>(GuestAddress(address)).unwrap(), 0);
             ram.memory().write_obj(7_u64, GuestAddress(address)).unwrap();
@@ -142,7 +141,7 @@ mod tests {
 
     #[test]
     fn more_than_the_host_has_is_one_error() {
-        let error = GuestRam::new(std::slice::from_ref(&(0..1 << 47))).unwrap_err();
+        let error = GuestRam::new(std::slice::from_ref(&(0..1 << 47)), false).unwrap_err();
         assert_eq!(error.to_string(), "Cannot map 140737488355328 bytes of guest memory");
     }
 }
