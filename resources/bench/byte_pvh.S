@@ -8,8 +8,8 @@ _start:
 	mov	$0x3f8, %dx
 	mov	$'.', %al
 	out	%al, (%dx)
-	mov	$0x604, %dx
-	mov	$'r', %al	/* alioth's reset register, as its FADT tells guests */
+	mov	$0x600, %dx
+	mov	$0x34, %al	/* alioth's sleep control register: ACPI, section 4.8.3.7, sleep type 5 */
 	out	%al, (%dx)
 	hlt
 

@@ -10,8 +10,8 @@ use super::table::{Table, cell, ratio};
 use crate::command::output;
 use crate::say::Task;
 
-/// Exits of each kind in one run: enough that a timer tick among them does not show.
-const GUEST: Guest = Guest { payload: "exits", mib: MIB, options: "count=2000" };
+/// Exits of each kind in one run: enough that neither a timer tick nor the end of the monitor's own start shows.
+const GUEST: Guest = Guest { payload: "exits", mib: MIB, options: "count=10000" };
 
 /// Runs the guest that counts cycles around exits, in turn.
 pub fn measure(floor: &Monitor, carpel: &Monitor, runs: usize) -> Result<()> {

@@ -21,16 +21,16 @@ const HEAD: u64 = 2048;
 
 /// Measures each monitor once: these numbers are steady.
 pub fn measure(monitors: &[&Monitor]) -> Result<()> {
-    let mut table = Table::new(&["KiB beyond the guest's memory", "resident", "of it private and written"]);
+    let mut table = Table::new(&["KiB beyond the guest's memory", "resident", "of it anonymous"]);
     for monitor in monitors {
         let mut child =
             Running(monitor.command(&GUEST)?.spawn().with_context(|| format!("Starting {}", monitor.name))?);
         sleep(SETTLING);
         ensure!(child.0.try_wait()?.is_none(), "{} ended early", monitor.name);
         let smaps = fs::read_to_string(format!("/proc/{}/smaps", child.0.id())).context("Reading its mappings")?;
-        let (resident, dirty) =
+        let (resident, anonymous) =
             beyond_guest(&mappings(&smaps)).context("The guest's memory is not among its mappings")?;
-        table.row([monitor.name.to_owned(), resident.to_string(), dirty.to_string()]);
+        table.row([monitor.name.to_owned(), resident.to_string(), anonymous.to_string()]);
     }
     table.print();
     Ok(())
@@ -53,17 +53,17 @@ struct Mapping {
     start: u64,
     end: u64,
     resident: u64,
-    dirty: u64,
+    anonymous: u64,
 }
 
-/// Resident and private dirty KiB outside the guest's memory: that is the largest mapping, and what lies directly below it if
-/// that is small enough to be its head in small pages.
+/// Resident KiB, and those of them that are no pages of files, outside the guest's memory. That is the largest mapping, and
+/// what lies directly below it if that is small enough to be its head in small pages.
 fn beyond_guest(mappings: &[Mapping]) -> Option<(u64, u64)> {
     let kib = |mapping: &Mapping| (mapping.end - mapping.start) / 1024;
     let guest = mappings.iter().max_by_key(|mapping| kib(mapping)).filter(|guest| kib(guest) >= MIB * 1024 - HEAD)?;
     let is_head = |mapping: &Mapping| mapping.end == guest.start && kib(mapping) <= HEAD;
     let own = || mappings.iter().filter(|mapping| mapping.start != guest.start && !is_head(mapping));
-    Some((own().map(|mapping| mapping.resident).sum(), own().map(|mapping| mapping.dirty).sum()))
+    Some((own().map(|mapping| mapping.resident).sum(), own().map(|mapping| mapping.anonymous).sum()))
 }
 
 /// The mappings in the text of /proc/PID/smaps (proc(5)).
@@ -75,7 +75,7 @@ fn mappings(smaps: &str) -> Vec<Mapping> {
         let value = || second.and_then(|value| value.parse().ok()).unwrap_or_default();
         match (first, mappings.last_mut()) {
             ("Rss:", Some(mapping)) => mapping.resident = value(),
-            ("Private_Dirty:", Some(mapping)) => mapping.dirty = value(),
+            ("Anonymous:", Some(mapping)) => mapping.anonymous = value(),
             _ => mappings.extend(range(first).map(|(start, end)| Mapping { start, end, ..Mapping::default() })),
         }
     }
@@ -93,10 +93,10 @@ mod tests {
 
     #[test]
     fn the_guests_memory_and_its_head_do_not_count() {
-        let smaps = "00400000-00500000 r-xp 00000000 fe:01 1 /bin/monitor\nSize: 1024 kB\nRss: 700 kB\nPrivate_Dirty: 0 kB\n\
-                     10000000-10200000 rw-p 00000000 00:00 0\nRss: 90 kB\nPrivate_Dirty: 90 kB\n\
-                     10200000-18000000 rw-p 00000000 00:00 0\nRss: 4096 kB\nPrivate_Dirty: 4096 kB\n\
-                     20000000-20001000 rw-p 00000000 00:00 0 [heap]\nRss: 4 kB\nPrivate_Dirty: 4 kB\nVmFlags: rd wr\n";
+        let smaps = "00400000-00500000 r-xp 00000000 fe:01 1 /bin/monitor\nSize: 1024 kB\nRss: 700 kB\nAnonymous: 0 kB\n\
+                     10000000-10200000 rw-p 00000000 00:00 0\nRss: 90 kB\nAnonymous: 90 kB\n\
+                     10200000-18000000 rw-p 00000000 00:00 0\nRss: 4096 kB\nAnonymous: 4096 kB\n\
+                     20000000-20001000 rw-p 00000000 00:00 0 [heap]\nRss: 4 kB\nAnonymous: 4 kB\nVmFlags: rd wr\n";
         assert_eq!(beyond_guest(&mappings(smaps)), Some((704, 4)));
         assert_eq!(beyond_guest(&mappings("00400000-00500000 r-xp\nRss: 700 kB\n")), None);
     }
