@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use carpel_arch::map::{Arch, Boot};
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, value_parser};
 
 use crate::map::Format;
 use crate::output;
@@ -83,6 +83,9 @@ pub struct GuestArgs {
     /// Guest physical map [default: the architecture's]
     #[arg(long, value_name = "NAME")]
     pub layout: Option<String>,
+    /// Interrupt controller of an aarch64 guest: GICv2 or GICv3 [default: 3 where the host has it]
+    #[arg(long, value_name = "VERSION", value_parser = value_parser!(u8).range(2..=3))]
+    pub gic: Option<u8>,
 }
 
 #[derive(Debug, Args)]

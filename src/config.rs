@@ -21,7 +21,7 @@ pub fn guest(args: &GuestArgs, arch: Option<Arch>) -> Result<Config> {
         boot: args.boot,
         initrd: args.initrd.clone(),
         append: Vec::new(),
-        irqchip: None,
+        irqchip: args.gic.map(|version| if version == 2 { IrqchipMode::GicV2 } else { IrqchipMode::GicV3 }),
     })
 }
 
@@ -32,11 +32,11 @@ pub fn run(args: &RunArgs) -> Result<Config> {
     for device in &args.device {
         let keys = devices::parse(device)?;
         for (key, value) in keys {
-            config.irqchip = match (key, value) {
-                ("mode", "split") => Some(IrqchipMode::Split),
-                ("mode", "full") => Some(IrqchipMode::Full),
-                _ => bail!("Device `{device}`: {key} is split or full, not `{value}`"),
-            };
+            let mode = IrqchipMode::ALL.into_iter().find(|mode| key == "mode" && mode.name() == value);
+            config.irqchip = Some(mode.with_context(|| {
+                let names = IrqchipMode::ALL.map(IrqchipMode::name).join(", ");
+                format!("Device `{device}`: {key} is one of {names}, not `{value}`")
+            })?);
         }
     }
     Ok(config)

@@ -21,11 +21,12 @@ struct Key {
 
 const KINDS: &[Kind] = &[Kind {
     name: "irqchip",
-    about: "The interrupt controllers of a PC",
+    about: "The interrupt controllers",
     keys: &[Key {
         name: "mode",
-        about: "split (IOAPIC in carpel, no PIC or PIT) or full (all in KVM, with PIC and PIT)",
-        default: "split",
+        about: "of a PC, split (IOAPIC in carpel, no PIC or PIT) or full (all in KVM, with PIC and PIT); on aarch64, gicv2 or \
+                gicv3, as by --gic",
+        default: "split; gicv3 where the host has it",
     }],
     example: "--device irqchip,mode=full",
 }];

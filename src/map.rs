@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use carpel_arch::map::{Address, Bytes, Extent, MemoryMap};
-use carpel_vmm::plan::Files;
+use carpel_vmm::plan::{Files, HostFacts};
 use clap::ValueEnum;
 
 use crate::cli::MapArgs;
@@ -22,8 +22,9 @@ pub enum Format {
 /// Resolves the map that the arguments ask for.
 pub fn text(args: &MapArgs) -> Result<String> {
     let config = config::guest(&args.guest, args.arch)?;
-    let phys_bits = args.phys_bits.unwrap_or(config.layout.arch.default_phys_bits());
-    let map = Files::open(&config)?.probe(&config, phys_bits)?.map(&config)?;
+    let assumed = HostFacts::assumed(config.layout.arch);
+    let host = HostFacts { phys_bits: args.phys_bits.unwrap_or(assumed.phys_bits), ..assumed };
+    let map = Files::open(&config)?.probe(&config, host)?.map(&config)?;
     Ok(match args.format {
         Format::Text => map.to_string(),
         Format::Json => serde_json::to_string_pretty(&map)? + "\n",

@@ -73,7 +73,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
     let limits = config::limits(args);
     let target = config::console(&args.console)?;
     let files = Files::open(&config)?;
-    let plan = Plan::new(&config, files.probe(&config, kvm::phys_bits())?)?;
+    let plan = Plan::new(&config, files.probe(&config, kvm::host_facts())?)?;
     let ending = Arc::new(Ending::new().context("Cannot create an eventfd")?);
     let watch = Watch::new(&limits, Arc::clone(&ending))?;
     let (output, report) = if args.dry_run {

@@ -3,7 +3,7 @@
 /// Something the guest did that may end the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestEvent {
-    /// The guest powered itself off (ACPI S5).
+    /// The guest powered itself off (ACPI S5, PSCI SYSTEM_OFF).
     PowerOff,
     /// The guest asked for a reset.
     Reset,

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
+pub mod console;
 pub mod event;
 pub mod interrupt;
 pub mod legacy;

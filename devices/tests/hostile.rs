@@ -1,10 +1,12 @@
 //! No sequence of accesses, at any offset and width, makes a device panic.
 
 use carpel_devices::bus::{Bus, BusDevice};
+use carpel_devices::console::ConsolePort;
 use carpel_devices::event::{EventSink, GuestEvent};
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::legacy::{
-    AcpiPm, Cmos, DebugExit, I8042, IoApic, Msi, MsiRouter, Port61, PvPanic, ResetControl, Serial, Vga,
+    AcpiPm, Cmos, DebugExit, I8042, IoApic, Msi, MsiRouter, Pl011, Pl031, Pl061, Port61, PvPanic, ResetControl, Serial,
+    Vga,
 };
 use proptest::prelude::*;
 use std::io;
@@ -31,8 +33,12 @@ impl MsiRouter for Check {
 fn devices() -> Vec<(&'static str, Box<dyn BusDevice>)> {
     let events = || Arc::new(Ignore);
     let serial = Serial::new(IrqLine::new().unwrap(), Box::new(io::sink())).unwrap();
+    let pl011 = Pl011::new(IrqLine::new().unwrap(), Box::new(io::sink())).unwrap();
     vec![
         ("serial", Box::new(serial)),
+        ("pl011", Box::new(pl011)),
+        ("pl031", Box::new(Pl031::new())),
+        ("pl061", Box::new(Pl061::new())),
         ("cmos", Box::new(Cmos::new(1 << 30, 0, SystemTime::now))),
         ("i8042", Box::new(I8042::new(events()))),
         ("port61", Box::new(Port61::default())),

@@ -27,23 +27,37 @@ pub struct Config {
     pub irqchip: Option<IrqchipMode>,
 }
 
-/// Who emulates the interrupt controllers of a PC.
+/// The interrupt controllers of a machine, and who emulates them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IrqchipMode {
-    /// KVM the local APICs, the monitor the IOAPIC; no PIC, no PIT. Enough for Linux and quick to take down.
+    /// Of a PC: KVM the local APICs, the monitor the IOAPIC; no PIC, no PIT. Enough for Linux and quick to take down.
     Split,
-    /// KVM all of them: local APICs, IOAPIC, PIC and PIT, for guests that need a whole PC.
+    /// Of a PC: KVM all of them: local APICs, IOAPIC, PIC and PIT, for guests that need a whole PC.
     Full,
+    /// Of an Arm machine: `GICv2`, for at most 8 vCPUs.
+    GicV2,
+    /// Of an Arm machine: `GICv3`.
+    GicV3,
 }
 
 impl IrqchipMode {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Split, Self::Full, Self::GicV2, Self::GicV3];
+
     /// The name that `--device irqchip,mode=` takes.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Split => "split",
             Self::Full => "full",
+            Self::GicV2 => "gicv2",
+            Self::GicV3 => "gicv3",
         }
+    }
+
+    /// Whether it is an Arm machine's.
+    pub const fn is_gic(self) -> bool {
+        matches!(self, Self::GicV2 | Self::GicV3)
     }
 }
 

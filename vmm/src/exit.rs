@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use carpel_devices::bus::Bus;
+use carpel_devices::event::GuestEvent;
 use carpel_devices::legacy::ioapic::IoApic;
 
 /// Why a vCPU left the guest.
@@ -42,6 +43,8 @@ pub enum Exit<'a> {
     },
     /// The guest ended a level-triggered interrupt of this vector that the monitor's IOAPIC delivered.
     EndOfInterrupt(u8),
+    /// The guest told its firmware, which KVM is, that it ends.
+    Firmware(GuestEvent),
     /// A signal for this thread, or nothing at all: enter the guest again.
     Interrupted,
     /// The vCPU cannot go on; the reason.
@@ -53,6 +56,8 @@ pub enum Exit<'a> {
 pub enum Next {
     /// Enter the guest again.
     Enter,
+    /// Tell the machine, then enter the guest again.
+    Report(GuestEvent),
     /// Nothing more; the reason.
     Dead(String),
 }
@@ -89,6 +94,7 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses) -> Next {
                 ioapic.lock().unwrap_or_else(PoisonError::into_inner).end_of_interrupt(vector);
             }
         }
+        Exit::Firmware(event) => return Next::Report(event),
         Exit::Interrupted => {}
         Exit::Dead(reason) => return Next::Dead(reason),
     }
@@ -151,6 +157,7 @@ mod tests {
         let (buses, _) = buses();
         assert_eq!(dispatch(Exit::Interrupted, &buses), Next::Enter);
         assert_eq!(dispatch(Exit::EndOfInterrupt(0x30), &buses), Next::Enter);
+        assert_eq!(dispatch(Exit::Firmware(GuestEvent::Reset), &buses), Next::Report(GuestEvent::Reset));
         assert_eq!(dispatch(Exit::Dead("x".into()), &buses), Next::Dead("x".into()));
     }
 }

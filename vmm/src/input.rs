@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
-use carpel_devices::legacy::serial::Serial;
+use carpel_devices::console::ConsolePort;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
@@ -21,7 +21,7 @@ const ESCAPE: u8 = 1;
 
 /// Reads standard input for the guest. Nothing is read that the serial port has not asked for.
 pub struct Input {
-    serial: Arc<Mutex<Serial>>,
+    serial: Arc<Mutex<dyn ConsolePort>>,
     ending: Arc<Ending>,
     room: Arc<EventFd>,
     retry: TimerFd,
@@ -51,7 +51,7 @@ struct Escape {
 
 impl Input {
     /// Input for this serial port; on a terminal, with the escape key.
-    pub fn new(serial: Arc<Mutex<Serial>>, ending: Arc<Ending>, terminal: bool) -> io::Result<Self> {
+    pub fn new(serial: Arc<Mutex<dyn ConsolePort>>, ending: Arc<Ending>, terminal: bool) -> io::Result<Self> {
         let room = serial.lock().unwrap_or_else(std::sync::PoisonError::into_inner).room();
         let escape = terminal.then(Escape::default);
         let retry = TimerFd::new()?;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use carpel_devices::bus::BusError;
-use carpel_devices::legacy::serial::Serial;
+use carpel_devices::console::ConsolePort;
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 
@@ -20,7 +20,7 @@ use crate::platform;
 pub struct Machine {
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) buses: Arc<Buses>,
-    pub(crate) serial: Arc<Mutex<Serial>>,
+    pub(crate) serial: Arc<Mutex<dyn ConsolePort>>,
     pub(crate) view: Arc<View>,
     _vm: Vm,
     _ram: GuestRam,

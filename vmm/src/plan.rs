@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use carpel_arch::MapError;
-use carpel_arch::map::{Boot, Inputs, MemoryMap};
+use carpel_arch::map::{Arch, Boot, Gic, Inputs, MemoryMap};
 use linux_loader::cmdline::Cmdline;
 use thiserror::Error;
 
@@ -12,9 +12,9 @@ use crate::config::{Config, IrqchipMode};
 use crate::loader::{Kernel, KernelError, OpenError, Source};
 use crate::platform::{self, Device, Placed};
 
-/// What every Linux guest is told before the user's own words: where the console is, and to reset when it panics, so
-/// that a panic ends the run.
-const BASE_CMDLINE: &str = "console=ttyS0 panic=-1";
+/// What every Linux guest is told before the user's own words, beside its console: to reset when it panics, so that a
+/// panic ends the run.
+const BASE_CMDLINE: &str = "panic=-1";
 
 /// The files of a configuration, opened.
 #[derive(Debug)]
@@ -32,8 +32,17 @@ pub struct Probe {
     pub kernel: Option<Kernel>,
     /// Size of the initial RAM disk in bytes, 0 if there is none.
     pub initrd: u64,
+    /// What the host offers.
+    pub host: HostFacts,
+}
+
+/// What the plan must know of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostFacts {
     /// Guest physical address bits.
     pub phys_bits: u8,
+    /// The newest interrupt controller that KVM emulates on an Arm host.
+    pub gic: Gic,
 }
 
 /// Everything that is decided about a guest before it is built.
@@ -49,7 +58,9 @@ pub struct Plan {
     pub cmdline: String,
     /// What a Multiboot guest is told of its module: the initial RAM disk's file name.
     pub module: String,
-    /// Who emulates the interrupt controllers.
+    /// Guest physical address bits.
+    pub phys_bits: u8,
+    /// The interrupt controllers.
     pub irqchip: IrqchipMode,
     /// The machine's devices.
     pub devices: Vec<Placed>,
@@ -87,6 +98,14 @@ pub enum PlanError {
         /// The cause.
         source: MapError,
     },
+    /// The interrupt controllers are another architecture's.
+    #[error("A machine of {arch} has no interrupt controllers `{}`", .irqchip.name())]
+    Irqchip {
+        /// The architecture.
+        arch: Arch,
+        /// The interrupt controllers.
+        irqchip: IrqchipMode,
+    },
     /// The command line is longer than the kernel or its place takes.
     #[error("The kernel command line has {size} bytes; the limit is {limit}: {cmdline:.64}...")]
     CmdlineTooLong {
@@ -117,14 +136,21 @@ impl Files {
     }
 
     /// Reads their headers.
-    pub fn probe(&self, config: &Config, phys_bits: u8) -> Result<Probe, PlanError> {
+    pub fn probe(&self, config: &Config, host: HostFacts) -> Result<Probe, PlanError> {
         let kernel =
             self.kernel.as_ref().map(|source| Kernel::probe(config.layout.arch, source, config.boot)).transpose();
         let kernel = kernel.map_err(|source| {
             let path = config.kernel.clone().unwrap_or_default();
             PlanError::Kernel { path, source }
         })?;
-        Ok(Probe { kernel, initrd: self.initrd.as_ref().map_or(0, Source::size), phys_bits })
+        Ok(Probe { kernel, initrd: self.initrd.as_ref().map_or(0, Source::size), host })
+    }
+}
+
+impl HostFacts {
+    /// What common hosts of the architecture offer.
+    pub const fn assumed(arch: Arch) -> Self {
+        Self { phys_bits: arch.default_phys_bits(), gic: Gic::V3 }
     }
 }
 
@@ -134,8 +160,9 @@ impl Probe {
         let layout = config.layout;
         let inputs = Inputs {
             vcpus: config.vcpus,
-            phys_bits: self.phys_bits,
-            boot: self.kernel.as_ref().map_or(Boot::Linux, |kernel| kernel.boot),
+            phys_bits: self.host.phys_bits,
+            boot: self.boot(),
+            gic: if self.irqchip(config)? == IrqchipMode::GicV2 { Gic::V2 } else { Gic::V3 },
             kernel: self.kernel.as_ref().map(|kernel| kernel.extent),
             initrd: self.initrd,
             initrd_limit: self.kernel.as_ref().map_or(u64::MAX, |kernel| kernel.initrd_limit),
@@ -143,31 +170,49 @@ impl Probe {
         };
         carpel_arch::resolve(layout, &inputs).map_err(|source| PlanError::Map { layout: layout.name, source })
     }
+
+    fn boot(&self) -> Boot {
+        self.kernel.as_ref().map_or(Boot::Linux, |kernel| kernel.boot)
+    }
+
+    /// The interrupt controllers that the configuration names, or those that suit it best.
+    fn irqchip(&self, config: &Config) -> Result<IrqchipMode, PlanError> {
+        let arch = config.layout.arch;
+        let best = match (arch, self.host.gic) {
+            (Arch::Aarch64, Gic::V2) => IrqchipMode::GicV2,
+            (Arch::Aarch64, Gic::V3) => IrqchipMode::GicV3,
+            // Multiboot kernels are small ones, which expect a whole PC.
+            (Arch::X86_64 | Arch::Riscv64, _) if self.boot() == Boot::Multiboot => IrqchipMode::Full,
+            (Arch::X86_64 | Arch::Riscv64, _) => IrqchipMode::Split,
+        };
+        match config.irqchip {
+            Some(irqchip) if irqchip.is_gic() != best.is_gic() => Err(PlanError::Irqchip { arch, irqchip }),
+            wanted => Ok(wanted.unwrap_or(best)),
+        }
+    }
 }
 
 impl Plan {
     /// Decides everything.
     pub fn new(config: &Config, probe: Probe) -> Result<Self, PlanError> {
         let map = probe.map(config)?;
+        let (irqchip, phys_bits) = (probe.irqchip(config)?, probe.host.phys_bits);
         let kernel = probe.kernel.ok_or(PlanError::NoKernel)?;
-        let irqchip = config.irqchip.unwrap_or_else(|| irqchip_for(kernel.boot));
-        let cmdline = cmdline(config, &map, &kernel)?;
-        let module = file_name(config.initrd.as_deref());
         let devices = platform::place(&map, irqchip);
-        Ok(Self { map, vcpus: config.vcpus, kernel, cmdline, module, irqchip, devices })
+        let console = devices.iter().find_map(|placed| placed.device.console());
+        let module = file_name(config.initrd.as_deref());
+        let cmdline = cmdline(config, console, &map, &kernel)?;
+        Ok(Self { map, vcpus: config.vcpus, kernel, cmdline, module, phys_bits, irqchip, devices })
+    }
+
+    /// The serial port that the console is connected to.
+    pub fn console(&self) -> Option<&Placed> {
+        self.devices.iter().find(|placed| placed.device.console().is_some())
     }
 
     /// Where the device is, if the machine has it.
     pub fn device(&self, device: Device) -> Option<&Placed> {
         self.devices.iter().find(|placed| placed.device == device)
-    }
-}
-
-/// Multiboot kernels are small ones, which expect a whole PC.
-const fn irqchip_for(boot: Boot) -> IrqchipMode {
-    match boot {
-        Boot::Multiboot => IrqchipMode::Full,
-        Boot::Linux | Boot::Pvh | Boot::Firmware => IrqchipMode::Split,
     }
 }
 
@@ -178,10 +223,12 @@ fn file_name(path: Option<&Path>) -> String {
 }
 
 /// Linux is told where its console is; to a Multiboot kernel the first word is its own name.
-fn cmdline(config: &Config, map: &MemoryMap, kernel: &Kernel) -> Result<String, PlanError> {
+fn cmdline(config: &Config, console: Option<&str>, map: &MemoryMap, kernel: &Kernel) -> Result<String, PlanError> {
     let first = match kernel.boot {
         Boot::Multiboot => file_name(config.kernel.as_deref()),
-        Boot::Linux | Boot::Pvh | Boot::Firmware => BASE_CMDLINE.to_owned(),
+        Boot::Linux | Boot::Pvh | Boot::Firmware => {
+            console.map_or(BASE_CMDLINE.to_owned(), |name| format!("console={name} {BASE_CMDLINE}"))
+        }
     };
     let parts = || std::iter::once(first.as_str()).chain(config.append.iter().map(String::as_str));
     let room = map.claim("cmdline").map_or(usize::MAX, |claim| claim.size() as usize - 1);

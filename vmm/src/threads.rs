@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use carpel_arch::x86_64::paging::Registers;
+use carpel_devices::event::EventSink as _;
 use serde::Serialize;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -150,8 +151,10 @@ fn run(mut vcpu: Vcpu, buses: &Buses, ending: &Ending, status: &Status) {
         status.answer(&vcpu);
         let exit = vcpu.run();
         status.count(&exit);
-        if let Next::Dead(reason) = dispatch(exit, buses) {
-            ending.end(Outcome::Died(reason));
+        match dispatch(exit, buses) {
+            Next::Enter => {}
+            Next::Report(event) => ending.event(event),
+            Next::Dead(reason) => ending.end(Outcome::Died(reason)),
         }
     }
     status.note_registers(&vcpu);
@@ -184,7 +187,7 @@ impl Status {
         let counter = match exit {
             Exit::PortRead { .. } | Exit::PortWrite { .. } => &self.port,
             Exit::MmioRead { .. } | Exit::MmioWrite { .. } => &self.mmio,
-            Exit::EndOfInterrupt(_) | Exit::Interrupted | Exit::Dead(_) => &self.other,
+            Exit::EndOfInterrupt(_) | Exit::Firmware(_) | Exit::Interrupted | Exit::Dead(_) => &self.other,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }

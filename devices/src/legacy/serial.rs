@@ -21,11 +21,12 @@
 //! interrupts does at once, because the transmitter interrupts it.
 
 use crate::bus::BusDevice;
+use crate::console::{ConsolePort, Intake, Output};
 use crate::interrupt::IrqLine;
 use crate::legacy::answer_byte;
 use std::io::{self, Write};
 use std::sync::Arc;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 mod uart;
 
@@ -33,20 +34,12 @@ use uart::{ALL_INTERRUPTS, INTERRUPT_ENABLE, LINE_STATUS, RECEIVED, Uart};
 
 const REGISTERS: u8 = 8;
 
-/// So many reads of the line status without a write mean that the guest waits for input. A guest that sends reads it
-/// once or twice for a byte, as the transmitter is always ready.
-const POLLS_WHEN_WAITING: u8 = 16;
-
 /// A serial port.
 pub struct Serial {
     uart: Uart,
     /// The guest enabled all interrupts and has accessed no other register since.
     probed: bool,
-    /// Reads of the line status since the last write.
-    polls: u8,
-    /// Input was refused, and `room` has not been signalled since.
-    refused: bool,
-    room: Arc<EventFd>,
+    intake: Intake,
     output_failed: bool,
 }
 
@@ -61,40 +54,20 @@ impl Serial {
         Ok(Self {
             uart: Uart::new(irq, Box::new(Output(output))),
             probed: false,
-            polls: 0,
-            refused: false,
-            room: Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?),
+            intake: Intake::new()?,
             output_failed: false,
         })
     }
 
-    /// Hands the guest received bytes. Returns how many it took: those that its FIFO has room for, none while it does
-    /// not listen. After less than all, [`Self::room`] tells when to offer the rest. A vCPU that is blocked in a write to the
-    /// output holds the port's lock, so a thread that must not wait offers input under `try_lock`.
-    pub fn input(&mut self, bytes: &[u8]) -> usize {
-        let room = if self.listens() { self.uart.room() } else { 0 };
-        let taken = room.min(bytes.len());
-        self.refused = taken < bytes.len();
-        self.uart.receive(&bytes[..taken]);
-        taken
-    }
-
-    /// Becomes readable when the guest, having refused input, listens with an empty FIFO. The reader resets it by
-    /// reading its counter.
-    pub fn room(&self) -> Arc<EventFd> {
-        self.room.clone()
-    }
-
     fn listens(&self) -> bool {
         let interrupts = self.uart.enabled() & RECEIVED != 0 && !self.probed;
-        let polls = self.polls >= POLLS_WHEN_WAITING;
-        (interrupts || polls) && !self.uart.loopback()
+        (interrupts || self.intake.is_polled()) && !self.uart.loopback()
     }
 
     fn read_register(&mut self, register: u8) -> u8 {
         let value = self.uart.read(register);
         if register == LINE_STATUS {
-            self.polls = self.polls.saturating_add(1);
+            self.intake.status_read();
         }
         self.after_access(register);
         value
@@ -104,7 +77,7 @@ impl Serial {
         if let Err(error) = self.uart.write(register, value) {
             self.report(&error);
         }
-        self.polls = 0;
+        self.intake.written();
         if register == INTERRUPT_ENABLE && !self.uart.latch() {
             self.probed = self.uart.enabled() == ALL_INTERRUPTS;
         }
@@ -115,10 +88,8 @@ impl Serial {
         if register != INTERRUPT_ENABLE {
             self.probed = false;
         }
-        if self.refused && self.listens() && !self.uart.has_data() {
-            self.refused = false;
-            // It fails only when its counter is full, and then it is readable already.
-            let _ = self.room.write(1);
+        if self.intake.is_awaited() && self.listens() && !self.uart.has_data() {
+            self.intake.has_room();
         }
     }
 
@@ -128,6 +99,20 @@ impl Serial {
             log::warn!("Serial output is lost: {error}");
             self.output_failed = true;
         }
+    }
+}
+
+impl ConsolePort for Serial {
+    fn input(&mut self, bytes: &[u8]) -> usize {
+        let room = if self.listens() { self.uart.room() } else { 0 };
+        let taken = room.min(bytes.len());
+        self.intake.offered(taken == bytes.len());
+        self.uart.receive(&bytes[..taken]);
+        taken
+    }
+
+    fn room(&self) -> Arc<EventFd> {
+        self.intake.room()
     }
 }
 
@@ -148,29 +133,11 @@ fn register(offset: u64) -> Option<u8> {
     (offset < REGISTERS).then_some(offset)
 }
 
-/// Drops what a signal interrupts instead of trying again: a vCPU that is kicked out of a blocked write is to stop.
-struct Output(Box<dyn Write + Send>);
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.0.write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(bytes.len()),
-            result => result,
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self.0.flush() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            result => result,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::uart::{DATA_READY, DIVISOR_LATCH_ACCESS, LOOPBACK};
     use super::*;
+    use crate::console::POLLS_WHEN_WAITING;
     use std::sync::Mutex;
 
     const DATA: u64 = 0;

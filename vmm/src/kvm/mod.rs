@@ -1,6 +1,10 @@
 //! Everything that talks to KVM, and all that differs between host architectures.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod abilities;
+#[cfg(target_arch = "aarch64")]
+use aarch64 as host;
 mod vcpu;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -19,12 +23,12 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryM
 use vmm_sys_util::errno::Error as Errno;
 
 pub use abilities::Abilities;
-pub use host::{has_hardware_virtualization, phys_bits};
+pub use host::host_facts;
 pub use vcpu::Vcpu;
 
 use crate::config::IrqchipMode;
 use crate::loader::LoadError;
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, MemoryError};
 use crate::plan::{Files, Plan};
 
 /// The device that KVM is reached by.
@@ -65,6 +69,9 @@ pub enum KvmError {
         /// The most.
         max: usize,
     },
+    /// There is no memory for what KVM shares with the guest.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// Guest memory could not be reached where the map says it is.
     #[error("Cannot write the {what} to guest memory")]
     Write {
@@ -110,26 +117,33 @@ pub fn open() -> Result<Kvm, KvmError> {
     }
 }
 
-/// A virtual machine of KVM's: memory and interrupt controller. vCPUs come from [`Vm::boot`].
+/// A virtual machine of KVM's with its memory. Interrupt controllers and vCPUs come from [`Vm::boot`].
 pub struct Vm {
     kvm: Kvm,
     fd: Arc<VmFd>,
+    /// Memory that KVM itself shares with the guest besides RAM. It is dropped after the VM.
+    shared: Option<GuestRam>,
 }
 
 impl Vm {
-    /// Creates a VM with this RAM and interrupt controller.
+    /// Creates a VM with this RAM.
     pub fn new(kvm: Kvm, plan: &Plan, ram: &GuestRam) -> Result<Self, KvmError> {
         let max = kvm.get_max_vcpus();
         if plan.vcpus as usize > max {
             return Err(KvmError::TooManyVcpus { wanted: plan.vcpus, max });
         }
         let fd = retry_interrupted(|| host::create_vm(&kvm, plan)).call("KVM_CREATE_VM")?;
-        let vm = Self { kvm, fd: Arc::new(fd) };
+        let mut vm = Self { kvm, fd: Arc::new(fd), shared: None };
         // Slots come first: once there are vCPUs, each costs a hundred times as much (docs/performance.md).
-        for (slot, range) in plan.map.slots().into_iter().enumerate() {
-            vm.add_slot(slot as u32, &range, ram.memory())?;
+        let slots = plan.map.slots();
+        for (slot, range) in slots.iter().enumerate() {
+            vm.add_slot(slot as u32, range, ram.memory())?;
         }
-        host::create_irqchip(&vm.kvm, &vm.fd, plan)?;
+        if let Some(range) = host::shared_memory(&vm.fd, plan) {
+            let shared = GuestRam::new(std::slice::from_ref(&range))?;
+            vm.add_slot(slots.len() as u32, &range, shared.memory())?;
+            vm.shared = Some(shared);
+        }
         Ok(vm)
     }
 
@@ -164,10 +178,10 @@ impl Vm {
 
     /// What the monitor's IOAPIC delivers its interrupts by; none where KVM has the IOAPIC.
     pub fn msi_router(&self, mode: IrqchipMode) -> Option<Box<dyn MsiRouter>> {
-        (mode == IrqchipMode::Split).then(|| Box::new(host::Router::new(Arc::clone(&self.fd))) as Box<dyn MsiRouter>)
+        host::msi_router(&self.fd, mode)
     }
 
-    /// Loads the guest's files and boot structures, and creates its vCPUs.
+    /// Loads the guest's files and boot structures, and creates its interrupt controllers and vCPUs.
     pub fn boot(&self, plan: &Plan, files: &Files, memory: &GuestMemoryMmap) -> Result<Vec<Vcpu>, KvmError> {
         let load = |what| move |source| KvmError::Load { what, source };
         let kernel_start = plan.map.claim("kernel").map_or(0, |claim| claim.start);

@@ -1,6 +1,8 @@
 //! One vCPU of KVM's: running it, and translating its exits.
 
 use carpel_arch::x86_64::paging::Registers;
+use carpel_devices::event::GuestEvent;
+use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::host;
@@ -18,6 +20,7 @@ enum Left {
     Port,
     Mmio,
     EndOfInterrupt(u8),
+    Firmware(GuestEvent),
     Interrupted,
     Dead(Death),
 }
@@ -46,6 +49,7 @@ impl Vcpu {
             Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => Left::Port,
             Ok(VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..)) => Left::Mmio,
             Ok(VcpuExit::IoapicEoi(vector)) => Left::EndOfInterrupt(vector),
+            Ok(VcpuExit::SystemEvent(kind, _)) => system_event(kind),
             Ok(VcpuExit::Intr) => Left::Interrupted,
             Ok(VcpuExit::Shutdown) => Left::Dead(Death::Shutdown),
             Ok(VcpuExit::FailEntry(reason, _)) => Left::Dead(Death::FailEntry(reason)),
@@ -58,6 +62,7 @@ impl Vcpu {
             Left::Port => self.port_exit(),
             Left::Mmio => self.mmio_exit(),
             Left::EndOfInterrupt(vector) => Exit::EndOfInterrupt(vector),
+            Left::Firmware(event) => Exit::Firmware(event),
             Left::Interrupted => Exit::Interrupted,
             Left::Dead(death) => Exit::Dead(host::explain(self.id, &mut self.fd, &death)),
         }
@@ -95,5 +100,15 @@ impl Vcpu {
         let (address, length) = (mmio.phys_addr, mmio.data.len().min(mmio.len as usize));
         let data = &mut mmio.data[..length];
         if mmio.is_write == 0 { Exit::MmioRead { address, data } } else { Exit::MmioWrite { address, data } }
+    }
+}
+
+/// What the guest asked KVM's firmware interface for (PSCI on Arm, the SBI on RISC-V).
+fn system_event(kind: u32) -> Left {
+    match kind {
+        KVM_SYSTEM_EVENT_SHUTDOWN => Left::Firmware(GuestEvent::PowerOff),
+        KVM_SYSTEM_EVENT_RESET => Left::Firmware(GuestEvent::Reset),
+        KVM_SYSTEM_EVENT_CRASH => Left::Firmware(GuestEvent::Panicked),
+        kind => Left::Dead(Death::Unexpected(format!("KVM left the guest for system event {kind}"))),
     }
 }

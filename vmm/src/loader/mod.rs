@@ -6,6 +6,7 @@
 mod bzimage;
 mod elf;
 mod fields;
+mod image;
 mod multiboot;
 #[cfg(target_arch = "x86_64")]
 pub mod pvh;
@@ -29,6 +30,8 @@ pub enum Format {
     Elf,
     /// An image with a Multiboot 1 header.
     Multiboot,
+    /// Linux's arm64 image with its header.
+    Image,
 }
 
 impl Format {
@@ -38,6 +41,7 @@ impl Format {
             Self::BzImage => "bzImage",
             Self::Elf => "ELF",
             Self::Multiboot => "Multiboot image",
+            Self::Image => "Image",
         }
     }
 }
@@ -99,7 +103,7 @@ pub struct Kernel {
 #[derive(Debug, Error)]
 pub enum KernelError {
     /// No format's signature is there.
-    #[error("It is neither a bzImage, an ELF file nor a Multiboot image for {arch}")]
+    #[error("It is neither {} for {arch}", recognised(*arch))]
     Unknown {
         /// The guest's architecture.
         arch: Arch,
@@ -135,6 +139,15 @@ pub enum KernelError {
     Read(#[from] std::io::Error),
 }
 
+/// What is recognised for an architecture, in a message.
+const fn recognised(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "a bzImage, an ELF file nor a Multiboot image",
+        Arch::Aarch64 => "an Image nor an ELF file",
+        Arch::Riscv64 => "an ELF file nor anything else that boots",
+    }
+}
+
 impl KernelError {
     fn unfit(format: Format, reason: impl Into<String>) -> Self {
         Self::Unfit { format: format.name(), reason: reason.into() }
@@ -153,6 +166,7 @@ impl Kernel {
                 Some(kernel) => Ok(vec![kernel]),
                 None => Err(KernelError::Unknown { arch }),
             },
+            Arch::Aarch64 if image::is_image(&signature) => Ok(vec![image::parse(source)?]),
             _ => Err(KernelError::Unknown { arch }),
         }
     }

@@ -1,5 +1,6 @@
 //! The devices that every machine of an architecture has: where they are, and how they are made.
 
+mod aarch64;
 mod x86_64;
 
 use std::fmt;
@@ -8,7 +9,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use carpel_arch::map::{Address, Arch, MemoryMap};
+use carpel_devices::bus::{BusDevice, BusError};
+use carpel_devices::console::ConsolePort;
 use carpel_devices::interrupt::IrqLine;
+use carpel_devices::legacy::pl011::Pl011;
 use carpel_devices::legacy::serial::Serial;
 
 use crate::config::IrqchipMode;
@@ -21,8 +25,14 @@ use crate::plan::Plan;
 /// The devices that a machine can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// The first serial port.
+    /// The first serial port, a 16550A.
     Serial,
+    /// The serial port of Arm boards.
+    Pl011,
+    /// The real-time clock of Arm boards.
+    Pl031,
+    /// The general-purpose lines of Arm boards.
+    Pl061,
     /// The keyboard controller, for its reset line.
     I8042,
     /// System control port B, where KVM has no PIT that would serve it.
@@ -41,6 +51,17 @@ pub enum Device {
     PvPanic,
     /// The IOAPIC of a split interrupt controller.
     IoApic,
+}
+
+impl Device {
+    /// What Linux calls it as a console; none if it is no serial port.
+    pub const fn console(self) -> Option<&'static str> {
+        match self {
+            Self::Serial => Some("ttyS0"),
+            Self::Pl011 => Some("ttyAMA0"),
+            _ => None,
+        }
+    }
 }
 
 /// A device and where it is.
@@ -78,7 +99,8 @@ impl fmt::Display for Place {
 pub fn place(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
     match map.arch {
         Arch::X86_64 => x86_64::place(map, irqchip),
-        Arch::Aarch64 | Arch::Riscv64 => Vec::new(),
+        Arch::Aarch64 => aarch64::place(map),
+        Arch::Riscv64 => Vec::new(),
     }
 }
 
@@ -88,18 +110,39 @@ pub fn build(
     plan: &Plan,
     console: Box<dyn Write + Send>,
     ending: &Arc<Ending>,
-) -> Result<(Buses, Arc<Mutex<Serial>>), MachineError> {
-    let serial = serial(vm, plan, console)?;
-    let buses = x86_64::build(vm, plan, &serial, ending)?;
-    Ok((buses, serial))
+) -> Result<(Buses, Arc<Mutex<dyn ConsolePort>>), MachineError> {
+    let port = console_port(vm, plan, console)?;
+    let buses = match plan.map.arch {
+        Arch::X86_64 => x86_64::build(vm, plan, &port, ending)?,
+        Arch::Aarch64 | Arch::Riscv64 => aarch64::build(plan, &port)?,
+    };
+    Ok((buses, port))
 }
 
-fn serial(vm: &Vm, plan: &Plan, console: Box<dyn Write + Send>) -> Result<Arc<Mutex<Serial>>, MachineError> {
+fn console_port(
+    vm: &Vm,
+    plan: &Plan,
+    console: Box<dyn Write + Send>,
+) -> Result<Arc<Mutex<dyn ConsolePort>>, MachineError> {
     let name = "serial";
-    let line = IrqLine::new().map_err(|source| MachineError::Line { name, source })?;
-    if let Some(irq) = plan.device(Device::Serial).and_then(|serial| serial.irq) {
+    let error = |source| MachineError::Line { name, source };
+    let line = IrqLine::new().map_err(error)?;
+    let placed = plan.console();
+    if let Some(irq) = placed.and_then(|port| port.irq) {
         vm.connect(&line, irq)?;
     }
-    let serial = Serial::new(line, console).map_err(|source| MachineError::Line { name, source })?;
-    Ok(Arc::new(Mutex::new(serial)))
+    Ok(match placed.map(|port| port.device) {
+        Some(Device::Pl011) => Arc::new(Mutex::new(Pl011::new(line, console).map_err(error)?)),
+        _ => Arc::new(Mutex::new(Serial::new(line, console).map_err(error)?)),
+    })
+}
+
+/// Puts a device where the plan has it.
+fn insert(buses: &mut Buses, placed: &Placed, device: Arc<Mutex<dyn BusDevice>>) -> Result<(), BusError> {
+    match &placed.place {
+        Place::Ports(range) => {
+            buses.port.insert(placed.name, device, range.start.into(), (range.end - range.start).into())
+        }
+        Place::Mmio(range) => buses.mmio.insert(placed.name, device, range.start, range.end - range.start),
+    }
 }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use carpel_arch::map::{Extent, MemoryMap};
 use carpel_arch::x86_64::{acpi, mptable};
 use carpel_devices::bus::{Bus, BusDevice, BusError};
+use carpel_devices::console::ConsolePort;
 use carpel_devices::event::EventSink;
 use carpel_devices::legacy::acpi_pm::AcpiPm;
 use carpel_devices::legacy::cmos::Cmos;
@@ -58,7 +59,12 @@ pub fn place(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
 }
 
 /// Makes the devices and puts them on their buses.
-pub fn build(vm: &Vm, plan: &Plan, serial: &Arc<Mutex<Serial>>, ending: &Arc<Ending>) -> Result<Buses, MachineError> {
+pub fn build(
+    vm: &Vm,
+    plan: &Plan,
+    serial: &Arc<Mutex<dyn ConsolePort>>,
+    ending: &Arc<Ending>,
+) -> Result<Buses, MachineError> {
     let mut buses = Buses::default();
     let events = || Arc::clone(ending) as Arc<dyn EventSink>;
     for placed in &plan.devices {
@@ -81,13 +87,9 @@ pub fn build(vm: &Vm, plan: &Plan, serial: &Arc<Mutex<Serial>>, ending: &Arc<End
                 buses.ioapic = Some(ioapic.clone());
                 ioapic
             }
+            Device::Pl011 | Device::Pl031 | Device::Pl061 => continue,
         };
-        match &placed.place {
-            Place::Ports(range) => {
-                buses.port.insert(placed.name, device, range.start.into(), (range.end - range.start).into())?;
-            }
-            Place::Mmio(range) => buses.mmio.insert(placed.name, device, range.start, range.end - range.start)?,
-        }
+        super::insert(&mut buses, placed, device)?;
     }
     Ok(buses)
 }

@@ -7,14 +7,14 @@ use kvm_bindings::{
     KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap,
     kvm_irq_routing_entry, kvm_pit_config,
 };
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::VmFd;
 
 use crate::config::IrqchipMode;
 use crate::kvm::{Context as _, KvmError};
 use crate::plan::Plan;
 
 /// Creates what the plan says, with KVM's private memory where the map has room for it. It must come before vCPUs.
-pub fn create_irqchip(_kvm: &Kvm, vm: &VmFd, plan: &Plan) -> Result<(), KvmError> {
+pub fn create(vm: &VmFd, plan: &Plan) -> Result<(), KvmError> {
     let start = |name| plan.map.claim(name).map_or(0, |claim| claim.start);
     vm.set_identity_map_address(start("identity_map")).call("KVM_SET_IDENTITY_MAP_ADDR")?;
     vm.set_tss_address(start("tss") as usize).call("KVM_SET_TSS_ADDR")?;
@@ -24,7 +24,8 @@ pub fn create_irqchip(_kvm: &Kvm, vm: &VmFd, plan: &Plan) -> Result<(), KvmError
             cap.args[0] = PINS.into();
             vm.enable_cap(&cap).call("KVM_CAP_SPLIT_IRQCHIP")
         }
-        IrqchipMode::Full => {
+        // A plan for this architecture has no other.
+        IrqchipMode::Full | IrqchipMode::GicV2 | IrqchipMode::GicV3 => {
             vm.create_irq_chip().call("KVM_CREATE_IRQCHIP")?;
             // With the dummy, KVM serves port 0x61, whose bits kernels wait for when they calibrate by the PIT.
             let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
@@ -33,15 +34,20 @@ pub fn create_irqchip(_kvm: &Kvm, vm: &VmFd, plan: &Plan) -> Result<(), KvmError
     }
 }
 
+/// What the monitor's IOAPIC delivers its interrupts by; none where KVM has the IOAPIC.
+pub fn msi_router(vm: &Arc<VmFd>, mode: IrqchipMode) -> Option<Box<dyn MsiRouter>> {
+    (mode == IrqchipMode::Split).then(|| Box::new(Router::new(Arc::clone(vm))) as Box<dyn MsiRouter>)
+}
+
 /// Delivers the interrupts of the monitor's IOAPIC: each pin is a GSI, whose MSI route KVM follows when an irqfd fires.
-pub struct Router {
+struct Router {
     vm: Arc<VmFd>,
     routes: [Option<Msi>; PINS as usize],
 }
 
 impl Router {
     /// Nothing is routed at the start.
-    pub const fn new(vm: Arc<VmFd>) -> Self {
+    const fn new(vm: Arc<VmFd>) -> Self {
         Self { vm, routes: [None; PINS as usize] }
     }
 

@@ -7,16 +7,18 @@ mod irqchip;
 mod vcpu;
 
 use std::arch::x86_64::__cpuid;
+use std::ops::Range;
 
+use carpel_arch::map::Arch;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vmm_sys_util::errno::Error as Errno;
 
 pub use boot::write_boot_structures;
 pub use death::{explain, is_halted, paging};
-pub use irqchip::{Router, create_irqchip};
+pub use irqchip::msi_router;
 pub use vcpu::create_vcpus;
 
-use crate::plan::Plan;
+use crate::plan::{HostFacts, Plan};
 
 /// What a machine needs of KVM, by the name in its documentation.
 pub const NEEDED: &[(Cap, &str)] = &[
@@ -39,6 +41,16 @@ pub fn phys_bits() -> u8 {
     const SMALLEST: u8 = 36;
     let max_leaf = __cpuid(0x8000_0000).eax;
     if max_leaf < ADDRESS_SIZES { SMALLEST } else { __cpuid(ADDRESS_SIZES).eax as u8 }
+}
+
+/// What this host offers.
+pub fn host_facts() -> HostFacts {
+    HostFacts { phys_bits: phys_bits(), ..HostFacts::assumed(Arch::X86_64) }
+}
+
+/// Memory that KVM shares with the guest besides RAM: none here.
+pub const fn shared_memory(_vm: &VmFd, _plan: &Plan) -> Option<Range<u64>> {
+    None
 }
 
 /// Creates a VM of KVM's.

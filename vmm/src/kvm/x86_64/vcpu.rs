@@ -6,7 +6,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
-use super::cpuid;
+use super::{cpuid, irqchip};
 use crate::kvm::{Context as _, KvmError, Vcpu};
 use crate::plan::Plan;
 
@@ -23,8 +23,9 @@ const APIC_LVT_LINT1: usize = 0x360;
 const MODE_NMI: u32 = 0b100 << 8;
 const MODE_EXTINT: u32 = 0b111 << 8;
 
-/// Creates the vCPUs. The first is in the boot state; the others wait for their start-up interrupt.
+/// Creates the interrupt controllers, then the vCPUs. The first is in the boot state; the others wait for their start-up interrupt.
 pub fn create_vcpus(kvm: &Kvm, vm: &VmFd, plan: &Plan, boot: &BootCpu) -> Result<Vec<Vcpu>, KvmError> {
+    irqchip::create(vm, plan)?;
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).call("KVM_GET_SUPPORTED_CPUID")?;
     let tsc_deadline = vm.check_extension(Cap::TscDeadlineTimer);
     (0..plan.vcpus)

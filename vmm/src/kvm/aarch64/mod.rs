@@ -1,0 +1,78 @@
+//! KVM on aarch64. PSCI is KVM's own (version 0.2 or later): it starts and stops vCPUs without the monitor, which sees
+//! power-off and reset only.
+
+mod boot;
+mod death;
+mod gic;
+mod vcpu;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use carpel_arch::map::{Arch, Gic};
+use carpel_devices::legacy::ioapic::MsiRouter;
+use kvm_bindings::KVM_CAP_STEAL_TIME;
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use vmm_sys_util::errno::Error as Errno;
+
+pub use boot::write_boot_structures;
+pub use death::{explain, is_halted, paging};
+pub use vcpu::create_vcpus;
+
+use crate::config::IrqchipMode;
+use crate::plan::{HostFacts, Plan};
+
+/// What a machine needs of KVM, by the name in its documentation.
+pub const NEEDED: &[(Cap, &str)] = &[
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::DeviceCtrl, "KVM_CAP_DEVICE_CTRL"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::OneReg, "KVM_CAP_ONE_REG"),
+    (Cap::MpState, "KVM_CAP_MP_STATE"),
+    (Cap::ArmPsci02, "KVM_CAP_ARM_PSCI_0_2"),
+];
+
+/// What this host offers; what most offer where KVM cannot be asked, which then is an error of its own.
+pub fn host_facts() -> HostFacts {
+    let assumed = HostFacts::assumed(Arch::Aarch64);
+    let Ok(kvm) = Kvm::new() else { return assumed };
+    let newest = kvm.create_vm().ok().filter(gic::has_v3).map_or(Gic::V2, |_| Gic::V3);
+    HostFacts { phys_bits: limit(&kvm).unwrap_or(assumed.phys_bits), gic: newest }
+}
+
+/// Guest physical address bits: the size of an intermediate physical address.
+pub fn phys_bits() -> u8 {
+    host_facts().phys_bits
+}
+
+/// Before KVM_CAP_ARM_VM_IPA_SIZE, there were 40 bits.
+fn limit(kvm: &Kvm) -> Option<u8> {
+    u8::try_from(kvm.get_host_ipa_limit()).ok().filter(|&bits| bits > 0)
+}
+
+/// Creates a VM of KVM's with as many address bits as the plan was made for.
+pub fn create_vm(kvm: &Kvm, plan: &Plan) -> Result<VmFd, Errno> {
+    match limit(kvm) {
+        Some(_) => kvm.create_vm_with_ipa_size(plan.phys_bits.into()),
+        None => kvm.create_vm_with_type(0),
+    }
+}
+
+/// Memory that KVM shares with the guest besides RAM: where it tells vCPUs of the time that the host took from them
+/// (Linux, Documentation/virt/kvm/arm/pvtime.rst), where both the map and KVM have that.
+pub fn shared_memory(vm: &VmFd, plan: &Plan) -> Option<Range<u64>> {
+    let region = plan.map.region(vcpu::PVTIME)?;
+    (vm.check_extension_raw(KVM_CAP_STEAL_TIME.into()) > 0).then(|| region.range())
+}
+
+/// There is no IOAPIC on Arm.
+pub fn msi_router(_vm: &Arc<VmFd>, _mode: IrqchipMode) -> Option<Box<dyn MsiRouter>> {
+    None
+}
+
+/// KVM needs EL2, so where it is there is hardware virtualization.
+pub const fn has_hardware_virtualization() -> bool {
+    true
+}
