@@ -140,7 +140,7 @@ impl Vm {
             vm.add_slot(slot as u32, range, ram.memory())?;
         }
         if let Some(range) = host::shared_memory(&vm.fd, plan) {
-            let shared = GuestRam::new(std::slice::from_ref(&range))?;
+            let shared = GuestRam::new(std::slice::from_ref(&range), false)?;
             vm.add_slot(slots.len() as u32, &range, shared.memory())?;
             vm.shared = Some(shared);
         }
