@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use carpel_arch::map::{Arch, Boot};
+use carpel_devices::units;
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, Parser, Subcommand, value_parser};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
 
 use crate::map::Format;
 use crate::output;
-use crate::units;
 
 /// Exit status when the command line or a file named on it is wrong.
 pub const USAGE_ERROR: u8 = 2;
@@ -113,6 +113,9 @@ pub struct RunArgs {
     /// Configure a device: KIND[,key=value...]; `carpel devices` lists them (may repeat)
     #[arg(long, value_name = "DEVICE")]
     pub device: Vec<String>,
+    /// How the kernel learns of virtio devices; cmdline is for kernels without ACPI
+    #[arg(long, value_enum, default_value = "tables")]
+    pub announce: Announcement,
     /// Where the guest's console goes: stdio, null or file=FILE; on a terminal, Ctrl-A x ends the guest
     #[arg(long, value_name = "TARGET", default_value = "stdio")]
     pub console: String,
@@ -140,6 +143,15 @@ pub struct RunArgs {
     /// Run a command in the guest (not built yet)
     #[arg(last = true, value_name = "COMMAND", hide = true)]
     pub command: Vec<OsString>,
+}
+
+/// How a kernel learns of virtio devices.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Announcement {
+    /// By ACPI, or by the device tree where there is one
+    Tables,
+    /// By `virtio_mmio.device=` on its command line
+    Cmdline,
 }
 
 fn architecture(name: &str) -> Result<Arch, String> {

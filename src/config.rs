@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use carpel_arch::LAYOUTS;
 use carpel_arch::map::{Arch, Layout};
-use carpel_vmm::config::{Config, ConsoleTarget, IrqchipMode, Limits};
+use carpel_vmm::config::{Announce, Config, ConsoleTarget, IrqchipMode, Limits};
 
-use crate::cli::{GuestArgs, RunArgs};
+use crate::cli::{Announcement, GuestArgs, RunArgs};
 use crate::devices;
 
 /// The configuration of `carpel map`.
@@ -22,6 +22,8 @@ pub fn guest(args: &GuestArgs, arch: Option<Arch>) -> Result<Config> {
         initrd: args.initrd.clone(),
         append: Vec::new(),
         irqchip: args.gic.map(|version| if version == 2 { IrqchipMode::GicV2 } else { IrqchipMode::GicV3 }),
+        virtio: Vec::new(),
+        announce: Announce::default(),
     })
 }
 
@@ -29,16 +31,13 @@ pub fn guest(args: &GuestArgs, arch: Option<Arch>) -> Result<Config> {
 pub fn run(args: &RunArgs) -> Result<Config> {
     let mut config = guest(&args.guest, None)?;
     config.append.clone_from(&args.append);
-    for device in &args.device {
-        let keys = devices::parse(device)?;
-        for (key, value) in keys {
-            let mode = IrqchipMode::ALL.into_iter().find(|mode| key == "mode" && mode.name() == value);
-            config.irqchip = Some(mode.with_context(|| {
-                let names = IrqchipMode::ALL.map(IrqchipMode::name).join(", ");
-                format!("Device `{device}`: {key} is one of {names}, not `{value}`")
-            })?);
-        }
-    }
+    let devices = devices::parse(&args.device)?;
+    config.irqchip = devices.irqchip.or(config.irqchip);
+    config.virtio = devices.virtio;
+    config.announce = match args.announce {
+        Announcement::Tables => Announce::Tables,
+        Announcement::Cmdline => Announce::Cmdline,
+    };
     Ok(config)
 }
 

@@ -2,67 +2,93 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+use carpel_devices::registry::{Kind, OFF};
+use carpel_devices::virtio;
+use carpel_vmm::config::{IrqchipMode, VirtioConfig};
+use carpel_vmm::platform::IRQCHIP;
 
-/// A kind of device.
-struct Kind {
-    name: &'static str,
-    about: &'static str,
-    keys: &'static [Key],
-    example: &'static str,
+/// What all `--device` options of a guest come to.
+#[derive(Debug, Default)]
+pub struct Devices {
+    /// Who emulates the interrupt controllers, if that was said.
+    pub irqchip: Option<IrqchipMode>,
+    /// The virtio devices: standard ones, then those that were asked for.
+    pub virtio: Vec<VirtioConfig>,
 }
-
-/// A key of a kind.
-struct Key {
-    name: &'static str,
-    about: &'static str,
-    default: &'static str,
-}
-
-const KINDS: &[Kind] = &[Kind {
-    name: "irqchip",
-    about: "The interrupt controllers",
-    keys: &[Key {
-        name: "mode",
-        about: "of a PC, split (IOAPIC in carpel, no PIC or PIT) or full (all in KVM, with PIC and PIT); on aarch64, gicv2 or \
-                gicv3, as by --gic",
-        default: "split; gicv3 where the host has it",
-    }],
-    example: "--device irqchip,mode=full",
-}];
 
 /// Every kind with its keys, defaults and an example.
 pub fn list() -> String {
     let mut text = String::new();
-    for kind in KINDS {
+    for kind in kinds() {
+        let standard = if kind.standard { "; every guest has one" } else { "" };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{}: {}", kind.name, kind.about);
+        let _ = writeln!(text, "{}: {}{standard}", kind.name, kind.about);
         for key in kind.keys {
-            let _ = writeln!(text, "  {}=...  {} [default: {}]", key.name, key.about, key.default);
+            let _ = writeln!(text, "  {}{}  {} [default: {}]", key.name, key.value.hint(), key.about, key.default);
         }
         let _ = writeln!(text, "  example: {}", kind.example);
     }
     text
 }
 
-/// The keys and values of `KIND[,key=value...]`. Kind and keys are known ones.
-pub fn parse(device: &str) -> Result<Vec<(&'static str, &str)>> {
-    let mut parts = device.split(',');
-    let name = parts.next().unwrap_or_default();
-    let kind = KINDS.iter().find(|kind| kind.name == name).with_context(|| {
-        let names: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
-        format!("There is no device `{name}`; there is {} (see `carpel devices`)", names.join(", "))
-    })?;
-    parts
-        .map(|part| {
-            let Some((name, value)) = part.split_once('=') else {
-                bail!("Device `{device}`: `{part}` is not of the form key=value");
-            };
-            let key = kind.keys.iter().find(|key| key.name == name).with_context(|| {
-                let names: Vec<_> = kind.keys.iter().map(|key| key.name).collect();
-                format!("Device `{device}` has no key `{name}`; it has {}", names.join(", "))
+/// Reads the options, each `KIND[,key=value...]`. Naming a standard kind configures the one that every guest has, or takes it
+/// away; naming it again adds another.
+pub fn parse(devices: &[String]) -> Result<Devices> {
+    let mut all = Devices::default();
+    for device in devices {
+        let name = device.split(',').next().unwrap_or_default();
+        if name == IRQCHIP.name {
+            let options = IRQCHIP.parse(device)?;
+            let mode = options.get("mode");
+            all.irqchip = IrqchipMode::ALL.into_iter().find(|irqchip| mode == Some(irqchip.name())).or(all.irqchip);
+        } else {
+            let kind = virtio::kind(name).with_context(|| {
+                let names: Vec<_> = kinds().map(|kind| kind.name).collect();
+                format!("There is no device `{name}`; there is {} (see `carpel devices`)", names.join(", "))
             })?;
-            Ok((key.name, value))
-        })
-        .collect()
+            all.virtio.push(VirtioConfig { kind, options: kind.kind.parse(device)? });
+        }
+    }
+    let named = |name| all.virtio.iter().any(|device| device.kind.kind.name == name);
+    let missing: Vec<_> =
+        virtio::REGISTRY.iter().filter(|virtio| virtio.kind.standard && !named(virtio.kind.name)).collect();
+    for kind in missing {
+        all.virtio.insert(0, VirtioConfig { kind, options: kind.kind.parse(kind.kind.name)? });
+    }
+    all.virtio.retain(|device| !device.options.has(OFF.name));
+    Ok(all)
+}
+
+fn kinds() -> impl Iterator<Item = &'static Kind> {
+    std::iter::once(&IRQCHIP).chain(virtio::REGISTRY.iter().map(|virtio| &virtio.kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(devices: &[&str]) -> Vec<String> {
+        let devices: Vec<_> = devices.iter().map(|&device| device.to_owned()).collect();
+        parse(&devices).unwrap().virtio.iter().map(|device| device.options.text().to_owned()).collect()
+    }
+
+    #[test]
+    fn standard_devices_are_there_unless_taken_away() {
+        assert_eq!(names(&[]), ["rng"]);
+        assert_eq!(names(&["irqchip,mode=full"]), ["rng"]);
+        assert_eq!(names(&["rng,rate=1K"]), ["rng,rate=1K"]);
+        assert_eq!(names(&["rng", "rng,rate=1K"]), ["rng", "rng,rate=1K"]);
+        assert_eq!(names(&["rng,off"]), [""; 0]);
+    }
+
+    #[test]
+    fn the_last_interrupt_controller_counts() {
+        let parse = |devices: &[&str]| {
+            parse(&devices.iter().map(|&device| device.to_owned()).collect::<Vec<_>>()).unwrap().irqchip
+        };
+        assert_eq!(parse(&["irqchip,mode=split", "irqchip,mode=full"]), Some(IrqchipMode::Full));
+        assert_eq!(parse(&["irqchip,mode=gicv2"]), Some(IrqchipMode::GicV2));
+        assert_eq!(parse(&[]), None);
+    }
 }

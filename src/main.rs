@@ -10,7 +10,6 @@ mod map;
 mod output;
 mod report;
 mod run;
-mod units;
 
 use std::panic;
 use std::process::{self, ExitCode};

@@ -9,15 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use carpel_devices::virtio::VirtioDevice;
 use carpel_vmm::config::{Config, ConsoleTarget, Limits};
 use carpel_vmm::console::Console;
 use carpel_vmm::kvm;
 use carpel_vmm::machine::Machine;
 use carpel_vmm::outcome::{Ending, Outcome};
 use carpel_vmm::plan::{Files, Plan};
+use carpel_vmm::platform::Place;
 use carpel_vmm::run::{ConsoleState, Facts, InputKind};
 use carpel_vmm::terminal::RawTerminal;
 use carpel_vmm::threads::ExitCounts;
+use carpel_vmm::virtio::{self, Window};
 use carpel_vmm::watch::Watch;
 
 use crate::cli::{FAILURE, RunArgs, USAGE_ERROR};
@@ -56,6 +59,7 @@ struct Prepared {
     config: Config,
     plan: Plan,
     files: Files,
+    devices: Vec<Box<dyn VirtioDevice>>,
     limits: Limits,
     watch: Watch,
     target: ConsoleTarget,
@@ -76,12 +80,13 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
     let plan = Plan::new(&config, files.probe(&config, kvm::host_facts())?)?;
     let ending = Arc::new(Ending::new().context("Cannot create an eventfd")?);
     let watch = Watch::new(&limits, Arc::clone(&ending))?;
-    let (output, report) = if args.dry_run {
-        (None, None)
+    let (devices, output, report) = if args.dry_run {
+        (Vec::new(), None, None)
     } else {
-        (open_output(&target)?, args.report.as_deref().map(Report::create).transpose()?)
+        let report = args.report.as_deref().map(Report::create).transpose()?;
+        (virtio::open(&config)?, open_output(&target)?, report)
     };
-    Ok(Prepared { config, plan, files, limits, watch, target, output, report, ending })
+    Ok(Prepared { config, plan, files, devices, limits, watch, target, output, report, ending })
 }
 
 fn open_output(target: &ConsoleTarget) -> Result<Option<File>> {
@@ -103,7 +108,7 @@ impl Prepared {
     /// Runs the guest, then tells and reports how it ended: also where no guest came to run.
     fn boot(self) -> Result<u8> {
         let console = Console::new(self.output, self.watch, Arc::clone(&self.ending));
-        let facts = run_guest(&self.plan, &self.files, console, &self.target, &self.limits, &self.ending);
+        let facts = run_guest(&self.plan, &self.files, self.devices, console, &self.target, &self.limits, &self.ending);
         let facts = facts.unwrap_or_else(|error| Facts {
             outcome: Outcome::Failed(output::one_line(error)),
             duration: Duration::ZERO,
@@ -127,6 +132,7 @@ impl Prepared {
 fn run_guest(
     plan: &Plan,
     files: &Files,
+    devices: Vec<Box<dyn VirtioDevice>>,
     console: Console,
     target: &ConsoleTarget,
     limits: &Limits,
@@ -134,7 +140,8 @@ fn run_guest(
 ) -> Result<Facts> {
     let printed = console.printed();
     let kvm = kvm::open()?;
-    let machine = Machine::new(kvm, plan, files, Box::new(console), ending).context("Cannot build the machine")?;
+    let machine =
+        Machine::new(kvm, plan, files, devices, Box::new(console), ending).context("Cannot build the machine")?;
     log::debug!("Booting a {} with `{}`", plan.kernel.format.name(), plan.cmdline);
 
     // The terminal is raw until the guest has ended.
@@ -174,6 +181,9 @@ fn print_plan(plan: &Plan) -> Result<()> {
     for device in &plan.devices {
         let irq = device.irq.map(|irq| format!(", IRQ {irq}")).unwrap_or_default();
         let _ = writeln!(text, "device: {} at {}{irq}", device.name, device.place);
+    }
+    for &Window { kind, base, len, irq } in &plan.virtio {
+        let _ = writeln!(text, "device: {kind} at {}, IRQ {irq}", Place::Mmio(base..base + len));
     }
     output::print(&text)
 }

@@ -13,3 +13,6 @@ pub mod console;
 pub mod event;
 pub mod interrupt;
 pub mod legacy;
+pub mod registry;
+pub mod units;
+pub mod virtio;

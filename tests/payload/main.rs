@@ -11,3 +11,4 @@ mod guest;
 mod map;
 mod multiboot;
 mod report;
+mod virtio;

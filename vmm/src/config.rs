@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use carpel_arch::map::{Boot, Layout};
+use carpel_devices::registry::Options;
+use carpel_devices::virtio::VirtioKind;
 use serde::Serialize;
 
 /// The configuration of one guest.
@@ -25,6 +27,29 @@ pub struct Config {
     pub append: Vec<String>,
     /// The interrupt controller; what suits the kernel, if none is named.
     pub irqchip: Option<IrqchipMode>,
+    /// Its virtio devices.
+    pub virtio: Vec<VirtioConfig>,
+    /// How it learns of them.
+    pub announce: Announce,
+}
+
+/// A virtio device that a guest shall have.
+#[derive(Clone, Debug)]
+pub struct VirtioConfig {
+    /// Which kind.
+    pub kind: &'static VirtioKind,
+    /// What was said about it.
+    pub options: Options,
+}
+
+/// How a guest learns of devices that it cannot look for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Announce {
+    /// By the tables of its architecture: ACPI on a PC.
+    #[default]
+    Tables,
+    /// By words on the kernel command line, for kernels without ACPI.
+    Cmdline,
 }
 
 /// The interrupt controllers of a machine, and who emulates them.

@@ -17,4 +17,5 @@ pub mod platform;
 pub mod run;
 pub mod terminal;
 pub mod threads;
+pub mod virtio;
 pub mod watch;

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use carpel_devices::bus::BusError;
 use carpel_devices::console::ConsolePort;
+use carpel_devices::virtio::VirtioDevice;
+use carpel_devices::virtio::lane::Lane;
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 
@@ -15,10 +17,12 @@ use crate::memory::{GuestRam, HUGE_PAGE, MemoryError};
 use crate::outcome::Ending;
 use crate::plan::{Files, Plan};
 use crate::platform;
+use crate::virtio;
 
-/// A guest that has not run yet. Fields are dropped in this order: vCPUs before the memory that they use.
+/// A guest that has not run yet. Fields are dropped in this order: vCPUs and devices before the memory that they use.
 pub struct Machine {
     pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) lanes: Vec<Lane>,
     pub(crate) buses: Arc<Buses>,
     pub(crate) serial: Arc<Mutex<dyn ConsolePort>>,
     pub(crate) view: Arc<View>,
@@ -49,20 +53,24 @@ pub enum MachineError {
 }
 
 impl Machine {
-    /// Builds the machine. The console's output goes to `console`; what devices report goes to `ending`.
+    /// Builds the machine with these virtio devices, which are the plan's. The console's output goes to `console`; what
+    /// devices report goes to `ending`.
     pub fn new(
         kvm: Kvm,
         plan: &Plan,
         files: &Files,
+        devices: Vec<Box<dyn VirtioDevice>>,
         console: Box<dyn Write + Send>,
         ending: &Arc<Ending>,
     ) -> Result<Self, MachineError> {
         let ram = GuestRam::new(&plan.map.slots(), is_small(plan))?;
         let vm = Vm::new(kvm, plan, &ram)?;
         let vcpus = vm.boot(plan, files, ram.memory())?;
-        let (buses, serial) = platform::build(&vm, plan, console, ending)?;
+        let (mut buses, serial) = platform::build(&vm, plan, console, ending)?;
         let view = View { map: plan.map.clone(), devices: plan.devices.clone(), memory: ram.memory().clone() };
-        Ok(Self { vcpus, buses: Arc::new(buses), serial, view: Arc::new(view), _vm: vm, _ram: ram })
+        let memory = Arc::new(ram.memory().clone());
+        let lanes = virtio::build(&vm, plan, devices, &memory, &mut buses.mmio)?;
+        Ok(Self { vcpus, lanes, buses: Arc::new(buses), serial, view: Arc::new(view), _vm: vm, _ram: ram })
     }
 }
 

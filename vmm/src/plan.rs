@@ -8,9 +8,10 @@ use carpel_arch::map::{Arch, Boot, Gic, Inputs, MemoryMap};
 use linux_loader::cmdline::Cmdline;
 use thiserror::Error;
 
-use crate::config::{Config, IrqchipMode};
+use crate::config::{Announce, Config, IrqchipMode};
 use crate::loader::{Kernel, KernelError, OpenError, Source};
 use crate::platform::{self, Device, Placed};
+use crate::virtio::{self, Window};
 
 /// What every Linux guest is told before the user's own words, beside its console: to reset when it panics, so that a
 /// panic ends the run.
@@ -64,6 +65,10 @@ pub struct Plan {
     pub irqchip: IrqchipMode,
     /// The machine's devices.
     pub devices: Vec<Placed>,
+    /// Its virtio devices, in the order of the configuration.
+    pub virtio: Vec<Window>,
+    /// How the guest learns of them.
+    pub announce: Announce,
 }
 
 /// Why a configuration has no plan.
@@ -121,6 +126,20 @@ pub enum PlanError {
     CmdlineText {
         /// The offending part.
         text: String,
+    },
+    /// The layout has no place or interrupt left for a device.
+    #[error(
+        "There is no room for device {number} (`{device}`): the layout `{layout}` has {room} windows with an interrupt"
+    )]
+    TooManyDevices {
+        /// The device's number, from 1.
+        number: usize,
+        /// The device as it was written.
+        device: String,
+        /// The layout.
+        layout: &'static str,
+        /// How many devices have room.
+        room: usize,
     },
 }
 
@@ -201,13 +220,25 @@ impl Plan {
         let devices = platform::place(&map, irqchip);
         let console = devices.iter().find_map(|placed| placed.device.console());
         let module = file_name(config.initrd.as_deref());
-        let cmdline = cmdline(config, console, &map, &kernel)?;
-        Ok(Self { map, vcpus: config.vcpus, kernel, cmdline, module, phys_bits, irqchip, devices })
+        let virtio = virtio::place(&map, config)?;
+        let announced = if config.announce == Announce::Cmdline { virtio::words(&virtio) } else { Vec::new() };
+        let words: Vec<_> = announced.iter().chain(&config.append).map(String::as_str).collect();
+        let cmdline = cmdline(&first_words(config, console, &kernel), &words, &map, &kernel)?;
+        let (vcpus, announce) = (config.vcpus, config.announce);
+        Ok(Self { map, vcpus, kernel, cmdline, module, phys_bits, irqchip, devices, virtio, announce })
     }
 
     /// The serial port that the console is connected to.
     pub fn console(&self) -> Option<&Placed> {
         self.devices.iter().find(|placed| placed.device.console().is_some())
+    }
+
+    /// The virtio devices that tables tell of: each is announced once.
+    pub fn virtio_in_tables(&self) -> &[Window] {
+        match self.announce {
+            Announce::Tables => &self.virtio,
+            Announce::Cmdline => &[],
+        }
     }
 
     /// Where the device is, if the machine has it.
@@ -223,14 +254,17 @@ fn file_name(path: Option<&Path>) -> String {
 }
 
 /// Linux is told where its console is; to a Multiboot kernel the first word is its own name.
-fn cmdline(config: &Config, console: Option<&str>, map: &MemoryMap, kernel: &Kernel) -> Result<String, PlanError> {
-    let first = match kernel.boot {
+fn first_words(config: &Config, console: Option<&str>, kernel: &Kernel) -> String {
+    match kernel.boot {
         Boot::Multiboot => file_name(config.kernel.as_deref()),
         Boot::Linux | Boot::Pvh | Boot::Firmware => {
             console.map_or(BASE_CMDLINE.to_owned(), |name| format!("console={name} {BASE_CMDLINE}"))
         }
-    };
-    let parts = || std::iter::once(first.as_str()).chain(config.append.iter().map(String::as_str));
+    }
+}
+
+fn cmdline(first: &str, words: &[&str], map: &MemoryMap, kernel: &Kernel) -> Result<String, PlanError> {
+    let parts = || std::iter::once(first).chain(words.iter().copied());
     let room = map.claim("cmdline").map_or(usize::MAX, |claim| claim.size() as usize - 1);
     let limit = room.min(kernel.cmdline_max);
     let whole = parts().collect::<Vec<_>>().join(" ");

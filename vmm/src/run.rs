@@ -18,6 +18,7 @@ use crate::input::Input;
 use crate::machine::Machine;
 use crate::outcome::{Ending, Outcome};
 use crate::threads::{ExitCounts, Remains, VcpuThreads};
+use crate::virtio;
 
 /// How often vCPUs and the console are looked after.
 const TICK: Duration = Duration::from_millis(250);
@@ -97,6 +98,10 @@ impl Machine {
         }
         // Once threads run, nothing may fail that would leave them behind.
         let timer = periodic(TICK)?;
+        let (lane_threads, lanes) = virtio::start_threads(self.lanes).map_err(RunError::Threads)?;
+        for lane in lanes {
+            manager.add_subscriber(Box::new(lane));
+        }
         let threads = VcpuThreads::start(self.vcpus, &self.buses, ending).map_err(RunError::Threads)?;
         let threads = Arc::new(threads);
         manager.add_subscriber(Box::new(Dump {
@@ -123,7 +128,9 @@ impl Machine {
                 Err(error) => ending.end(Outcome::Failed(format!("The event loop failed: {error}"))),
             }
         }
+        // Before vCPUs are waited for: one may wait for a device to be reset, and does so no more when the device is gone.
         drop(manager);
+        drop(lane_threads);
         let Remains { exits, registers } = Arc::into_inner(threads).map(VcpuThreads::join).unwrap_or_default();
         Ok(Facts {
             outcome: ending.outcome().unwrap_or(Outcome::PowerOff),

@@ -7,6 +7,14 @@ static void check_table(const char *name, const struct acpi_header *table)
 	print("table %c%c%c%c\n", table->signature[0], table->signature[1], table->signature[2], table->signature[3]);
 }
 
+static void count_virtio_nodes(const struct acpi_header *dsdt)
+{
+	uint64_t nodes = 0;
+	for (const char *text = (const char *)dsdt; text + 8 <= (const char *)dsdt + dsdt->length; text++)
+		nodes += same_bytes(text, "LNRO0005", 8);
+	print("virtio %lu\n", nodes);
+}
+
 static void check_acpi(void)
 {
 	const uint8_t *rsdp = find_rsdp();
@@ -22,8 +30,11 @@ static void check_acpi(void)
 	for (uint64_t i = 0; (table = acpi_table(i)); i++)
 		check_table("table", table);
 	const uint8_t *fadt = (const uint8_t *)find_acpi_table("FACP");
-	if (fadt) /* X_DSDT */
-		check_table("dsdt", *(const struct acpi_header *const *)(fadt + 140));
+	if (fadt) { /* X_DSDT */
+		const struct acpi_header *dsdt = *(const struct acpi_header *const *)(fadt + 140);
+		check_table("dsdt", dsdt);
+		count_virtio_nodes(dsdt);
+	}
 }
 
 static void count_madt_cpus(void)

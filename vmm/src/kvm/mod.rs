@@ -17,10 +17,11 @@ use std::sync::Arc;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::legacy::ioapic::MsiRouter;
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap};
 use vmm_sys_util::errno::Error as Errno;
+use vmm_sys_util::eventfd::EventFd;
 
 pub use abilities::Abilities;
 pub use host::host_facts;
@@ -172,6 +173,15 @@ impl Vm {
         self.fd.register_irqfd(line.eventfd(), gsi).map_err(|source| KvmError::Call {
             call: "KVM_IRQFD",
             detail: format!(" for GSI {gsi}"),
+            source,
+        })
+    }
+
+    /// Has a 32-bit write of `value` to this guest physical address signal the eventfd without the monitor's doing.
+    pub fn signal_on_write(&self, eventfd: &EventFd, address: u64, value: u32) -> Result<(), KvmError> {
+        self.fd.register_ioevent(eventfd, &IoEventAddress::Mmio(address), value).map_err(|source| KvmError::Call {
+            call: "KVM_IOEVENTFD",
+            detail: format!(" for {value} at {address:#x}"),
             source,
         })
     }

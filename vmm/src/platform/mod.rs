@@ -14,6 +14,7 @@ use carpel_devices::console::ConsolePort;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::legacy::pl011::Pl011;
 use carpel_devices::legacy::serial::Serial;
+use carpel_devices::registry::{Key, Kind, Value};
 
 use crate::config::IrqchipMode;
 use crate::exit::Buses;
@@ -21,6 +22,26 @@ use crate::kvm::Vm;
 use crate::machine::MachineError;
 use crate::outcome::Ending;
 use crate::plan::Plan;
+
+/// How `--device` chooses the interrupt controllers.
+pub static IRQCHIP: Kind = Kind {
+    name: "irqchip",
+    about: "The interrupt controllers",
+    keys: &[Key {
+        name: "mode",
+        about: "of a PC, split (IOAPIC in carpel, no PIC or PIT) or full (all in KVM, with PIC and PIT); on aarch64, gicv2 or \
+                gicv3, as by --gic",
+        value: Value::OneOf(&[
+            IrqchipMode::Split.name(),
+            IrqchipMode::Full.name(),
+            IrqchipMode::GicV2.name(),
+            IrqchipMode::GicV3.name(),
+        ]),
+        default: "split; gicv3 where the host has it",
+    }],
+    example: "--device irqchip,mode=full",
+    standard: false,
+};
 
 /// The devices that a machine can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,11 +17,16 @@ pub struct BootCpu {
 
 /// Writes the device tree and returns the first vCPU's state.
 pub fn write_boot_structures(plan: &Plan, memory: &GuestMemoryMmap) -> Result<BootCpu, KvmError> {
+    let virtio = plan.virtio_in_tables().iter().map(|window| fdt::Device {
+        kind: Kind::VirtioMmio,
+        range: window.base..window.base + window.len,
+        spi: window.irq,
+    });
     let machine = Machine {
         map: &plan.map,
         vcpus: plan.vcpus,
         cmdline: &plan.cmdline,
-        devices: plan.devices.iter().filter_map(described).collect(),
+        devices: plan.devices.iter().filter_map(described).chain(virtio).collect(),
     };
     let tree = fdt::build(&machine).map_err(|error| KvmError::Boot(error.to_string()))?;
     let claim =

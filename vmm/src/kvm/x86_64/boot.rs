@@ -1,7 +1,7 @@
 //! What a boot loader and firmware would leave in memory for a kernel, and the state that it is entered in.
 
 use carpel_arch::map::{Boot, Extent, MemoryMap};
-use carpel_arch::x86_64::acpi::{self, Platform, SerialPort};
+use carpel_arch::x86_64::acpi::{self, Platform, SerialPort, VirtioMmio};
 use carpel_arch::x86_64::boot::{BootCpu, Tables, flat32_gdt, linux64, protected32};
 use carpel_arch::x86_64::maps::e820;
 use carpel_arch::x86_64::mptable;
@@ -13,6 +13,7 @@ use crate::kvm::KvmError;
 use crate::loader::{pvh, zero_page};
 use crate::plan::Plan;
 use crate::platform::{Device, Place};
+use crate::virtio::Window;
 
 /// Where crosvm's layout has a kernel's first stack end: the register's value, for which nothing is set aside.
 const STACK_WITHOUT_CLAIM: u64 = 0x8000;
@@ -114,8 +115,13 @@ fn acpi_tables(plan: &Plan) -> Result<Vec<u8>, KvmError> {
         com: [serial, None, None, None],
         rtc: plan.device(Device::Cmos).is_some(),
         pvpanic: plan.device(Device::PvPanic).is_some(),
-        virtio_mmio: Vec::new(),
+        virtio_mmio: plan.virtio_in_tables().iter().map(virtio_mmio).collect(),
     };
     let end = plan.map.claim("acpi").map_or(0, |claim| claim.end);
     acpi::build(start("acpi"), end, &platform).map_err(|error| KvmError::Boot(error.to_string()))
+}
+
+/// A PC's device windows lie below 4 GiB.
+fn virtio_mmio(window: &Window) -> VirtioMmio {
+    VirtioMmio { base: window.base as u32, len: window.len as u32, gsi: window.irq }
 }

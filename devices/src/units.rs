@@ -1,4 +1,4 @@
-//! Sizes and durations as people write them on a command line.
+//! Sizes and durations as people write them on a command line, for devices' keys and other options alike.
 
 use std::time::Duration;
 

@@ -1,0 +1,352 @@
+//! A driver for tests: it negotiates with a device through its registers and builds rings in guest memory, as a guest would.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use event_manager::{EventOps, Events};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
+
+use super::interrupt::Interrupt;
+use super::lane::LaneThreads;
+use super::queue::{Fault, Queues};
+use super::transport::mmio::Mmio;
+use super::{VirtioDevice, Worker};
+use crate::bus::BusDevice as _;
+use crate::interrupt::IrqLine;
+
+/// The guest's memory: its size in bytes, and a gap behind which there is more.
+pub const MEMORY: u64 = 1 << 20;
+/// Guest physical address of the memory behind the gap.
+pub const HIGH_MEMORY: u64 = 4 << 20;
+/// Each queue's rings lie in a part of this size.
+const QUEUE_STRIDE: u64 = 0x4000;
+/// Where buffers of tests may lie: behind the rings of 16 queues.
+pub const BUFFERS: u64 = 16 * QUEUE_STRIDE;
+/// Longer than anything takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const NEXT: u16 = 1;
+pub const WRITE: u16 = 2;
+pub const INDIRECT: u16 = 4;
+
+/// Registers (section 4.2.2).
+pub mod register {
+    pub const DEVICE_FEATURES: u64 = 0x10;
+    pub const DEVICE_FEATURES_SELECT: u64 = 0x14;
+    pub const DRIVER_FEATURES: u64 = 0x20;
+    pub const DRIVER_FEATURES_SELECT: u64 = 0x24;
+    pub const QUEUE_SELECT: u64 = 0x30;
+    pub const QUEUE_SIZE_MAX: u64 = 0x34;
+    pub const QUEUE_SIZE: u64 = 0x38;
+    pub const QUEUE_READY: u64 = 0x44;
+    pub const NOTIFY: u64 = 0x50;
+    pub const INTERRUPT_STATUS: u64 = 0x60;
+    pub const INTERRUPT_ACK: u64 = 0x64;
+    pub const STATUS: u64 = 0x70;
+    pub const DESCRIPTORS: u64 = 0x80;
+    pub const AVAILABLE: u64 = 0x90;
+    pub const USED: u64 = 0xA0;
+    pub const QUEUE_RESET: u64 = 0xC0;
+    pub const CONFIG: u64 = 0x100;
+}
+use register as r;
+
+/// A descriptor: address, length, flags, next.
+pub type Descriptor = (u64, u32, u16, u16);
+
+/// Guest physical addresses of a queue's descriptor table, available ring and used ring.
+pub fn rings(queue: usize) -> [u64; 3] {
+    let base = queue as u64 * QUEUE_STRIDE + 0x1000;
+    [base, base + 0x1000, base + 0x2000]
+}
+
+/// A guest with one device.
+pub struct Guest {
+    pub mmio: Mmio,
+    pub memory: Arc<GuestMemoryMmap>,
+    pub irq: IrqLine,
+    queues: Vec<RingState>,
+    /// Ends after `mmio` so that no request waits.
+    _lanes: LaneThreads,
+}
+
+/// What the driver knows of a queue.
+#[derive(Clone, Copy, Debug, Default)]
+struct RingState {
+    size: u16,
+    available: u16,
+    used: u16,
+}
+
+impl Guest {
+    /// Puts the device in front of a guest, with each lane in a thread.
+    pub fn new(device: Box<dyn VirtioDevice>) -> Self {
+        let ranges = [(GuestAddress(0), MEMORY as usize), (GuestAddress(HIGH_MEMORY), MEMORY as usize)];
+        let memory = Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
+        let irq = IrqLine::new().unwrap();
+        let count = device.queue_sizes().len();
+        let (mmio, lanes) = Mmio::new(device, Arc::clone(&memory), irq.clone()).unwrap();
+        let mut threads = LaneThreads::default();
+        for lane in lanes {
+            threads.start("lane".into(), lane).unwrap();
+        }
+        Self { mmio, memory, irq, queues: vec![RingState::default(); count], _lanes: threads }
+    }
+
+    pub fn read(&mut self, register: u64) -> u32 {
+        let mut data = [0x55; 4];
+        self.mmio.read(register, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    pub fn write(&mut self, register: u64, value: u32) {
+        self.mmio.write(register, &value.to_le_bytes());
+    }
+
+    /// All feature bits that the device offers.
+    pub fn offered(&mut self) -> u64 {
+        [0, 1].into_iter().fold(0, |features, select| {
+            self.write(r::DEVICE_FEATURES_SELECT, select);
+            features | u64::from(self.read(r::DEVICE_FEATURES)) << (32 * select)
+        })
+    }
+
+    /// Resets the device and negotiates up to FEATURES_OK; returns the status.
+    pub fn negotiate(&mut self, features: u64) -> u32 {
+        self.write(r::STATUS, 0);
+        self.queues.fill(RingState::default());
+        self.write(r::STATUS, 1);
+        self.write(r::STATUS, 3);
+        for select in [0, 1] {
+            self.write(r::DRIVER_FEATURES_SELECT, select);
+            self.write(r::DRIVER_FEATURES, (features >> (32 * select)) as u32);
+        }
+        self.write(r::STATUS, 11);
+        self.read(r::STATUS)
+    }
+
+    /// Sets up a queue at its usual place and makes it ready; returns whether it is.
+    pub fn set_up_queue(&mut self, queue: usize, size: u16) -> bool {
+        let [descriptors, available, used] = rings(queue);
+        self.set_up_rings(queue, size, descriptors, available, used)
+    }
+
+    pub fn set_up_rings(&mut self, queue: usize, size: u16, descriptors: u64, available: u64, used: u64) -> bool {
+        self.write(r::QUEUE_SELECT, queue as u32);
+        self.write(r::QUEUE_SIZE, size.into());
+        for (register, address) in [(r::DESCRIPTORS, descriptors), (r::AVAILABLE, available), (r::USED, used)] {
+            self.write(register, address as u32);
+            self.write(register + 4, (address >> 32) as u32);
+        }
+        self.write(r::QUEUE_READY, 1);
+        let ready = self.read(r::QUEUE_READY) == 1;
+        if ready {
+            self.queues[queue] = RingState { size, ..RingState::default() };
+            self.memory.write_slice(&[0; 4], GuestAddress(available)).unwrap();
+            self.memory.write_slice(&[0; 4], GuestAddress(used)).unwrap();
+        }
+        ready
+    }
+
+    pub fn driver_ok(&mut self) {
+        self.write(r::STATUS, 15);
+    }
+
+    /// Negotiates all that is offered, but the event index, and starts with all queues of 16 entries, or less.
+    pub fn start(&mut self) {
+        let features = self.offered() & !(1 << 29);
+        self.start_with(features);
+    }
+
+    pub fn start_with(&mut self, features: u64) {
+        assert_eq!(self.negotiate(features), 11);
+        for queue in 0..self.queues.len() {
+            self.write(r::QUEUE_SELECT, queue as u32);
+            let size = self.read(r::QUEUE_SIZE_MAX).min(16) as u16;
+            assert!(self.set_up_queue(queue, size));
+        }
+        self.driver_ok();
+        assert_eq!(self.read(r::STATUS), 15);
+    }
+
+    pub fn descriptor(&self, queue: usize, index: u16, descriptor: Descriptor) {
+        let table = rings(queue)[0];
+        self.write_descriptor(table + 16 * u64::from(index), descriptor);
+    }
+
+    pub fn write_descriptor(&self, at: u64, (address, length, flags, next): Descriptor) {
+        let mut bytes = address.to_le_bytes().to_vec();
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        bytes.extend(next.to_le_bytes());
+        self.memory.write_slice(&bytes, GuestAddress(at)).unwrap();
+    }
+
+    /// Makes a chain available without a notification.
+    pub fn publish(&mut self, queue: usize, head: u16) {
+        let ring = rings(queue)[1];
+        let RingState { size, available, .. } = self.queues[queue];
+        let slot = ring + 4 + 2 * u64::from(available % size);
+        self.memory.write_obj(head, GuestAddress(slot)).unwrap();
+        self.set_available(queue, available.wrapping_add(1));
+    }
+
+    /// Writes the available ring's index.
+    pub fn set_available(&mut self, queue: usize, index: u16) {
+        let ring = rings(queue)[1];
+        self.queues[queue].available = index;
+        self.memory.store(index, GuestAddress(ring + 2), std::sync::atomic::Ordering::Release).unwrap();
+    }
+
+    pub fn kick(&mut self, queue: usize) {
+        self.write(r::NOTIFY, queue as u32);
+    }
+
+    /// Sends buffers, to be read or (with [`WRITE`]) written, as one chain from descriptor 0 on, and waits until they are
+    /// used; returns how many bytes the device says that it wrote.
+    pub fn request(&mut self, queue: usize, buffers: &[(u64, u32, u16)]) -> u32 {
+        for (index, &(address, length, flags)) in (0_u16..).zip(buffers) {
+            let next = if usize::from(index) + 1 < buffers.len() { NEXT } else { 0 };
+            self.descriptor(queue, index, (address, length, flags | next, index + 1));
+        }
+        self.publish(queue, 0);
+        self.kick(queue);
+        let (head, written) = self.wait_used(queue);
+        assert_eq!(head, 0);
+        written
+    }
+
+    /// The next used element: head and bytes written.
+    pub fn poll_used(&mut self, queue: usize) -> Option<(u32, u32)> {
+        let ring = rings(queue)[2];
+        let state = &mut self.queues[queue];
+        let index: u16 = self.memory.load(GuestAddress(ring + 2), std::sync::atomic::Ordering::Acquire).unwrap();
+        if index == state.used {
+            return None;
+        }
+        let element = ring + 4 + 8 * u64::from(state.used % state.size);
+        state.used = state.used.wrapping_add(1);
+        let element: [u32; 2] =
+            [element, element + 4].map(|address| self.memory.read_obj(GuestAddress(address)).unwrap());
+        Some(element.into())
+    }
+
+    #[track_caller]
+    pub fn wait_used(&mut self, queue: usize) -> (u32, u32) {
+        let mut used = None;
+        self.wait(|guest| {
+            used = guest.poll_used(queue);
+            used.is_some()
+        });
+        used.unwrap()
+    }
+
+    #[track_caller]
+    pub fn wait_needs_reset(&mut self) {
+        self.wait(|guest| guest.read(r::STATUS) & 64 != 0);
+    }
+
+    #[track_caller]
+    pub fn wait(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
+        let started = Instant::now();
+        while !done(self) {
+            assert!(started.elapsed() < PATIENCE, "The device does not answer");
+            thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    pub fn bytes(&self, address: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
+        bytes
+    }
+}
+
+/// A device that reverses what it is given: for tests of queues and transport. Queue 0 is for requests; queue 1 belongs to
+/// another worker, that keeps its chains until it is stopped.
+pub struct Reverser {
+    pub config: [u8; 8],
+}
+
+impl Reverser {
+    pub fn new() -> Self {
+        Self { config: *b"reverser" }
+    }
+}
+
+impl VirtioDevice for Reverser {
+    fn device_type(&self) -> u32 {
+        42
+    }
+
+    fn features(&self) -> u64 {
+        0b101
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![64, 16]
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        super::read_bytes(&self.config, offset, data);
+    }
+
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        if let (0, Ok(data)) = (offset, data.try_into()) {
+            self.config = data;
+        }
+    }
+
+    fn workers(&mut self, _interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
+        vec![Box::new(ReverseWorker), Box::new(HoldingWorker::default())]
+    }
+}
+
+struct ReverseWorker;
+
+impl Worker for ReverseWorker {
+    fn queues(&self) -> Range<usize> {
+        0..1
+    }
+
+    fn kick(&mut self, queue: usize, queues: &mut Queues) -> Result<(), Fault> {
+        let Some(queue) = queues.get(queue) else { return Ok(()) };
+        while let Some(chain) = queue.pop()? {
+            let mut bytes = vec![0; chain.readable().len().min(4096) as usize];
+            chain.readable().read(0, &mut bytes)?;
+            bytes.reverse();
+            let written = chain.writable().write(0, &bytes)?;
+            queue.complete(chain, written as u32)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct HoldingWorker {
+    held: Vec<super::chain::Chain>,
+}
+
+impl Worker for HoldingWorker {
+    fn queues(&self) -> Range<usize> {
+        1..2
+    }
+
+    fn kick(&mut self, queue: usize, queues: &mut Queues) -> Result<(), Fault> {
+        let Some(queue) = queues.get(queue) else { return Ok(()) };
+        while let Some(chain) = queue.pop()? {
+            self.held.push(chain);
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, _events: Events, _queues: &mut Queues, _ops: &mut EventOps) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn stop(&mut self, _queue: usize) {
+        self.held.clear();
+    }
+}

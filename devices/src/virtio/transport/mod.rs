@@ -1,0 +1,3 @@
+//! How drivers reach devices.
+
+pub mod mmio;

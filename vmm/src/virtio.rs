@@ -1,0 +1,110 @@
+//! The guest's virtio devices: where they are, how it learns of them, and how they are made.
+
+use std::error::Error;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use carpel_arch::map::MemoryMap;
+use carpel_devices::bus::Bus;
+use carpel_devices::interrupt::IrqLine;
+use carpel_devices::virtio::VirtioDevice;
+use carpel_devices::virtio::lane::{Lane, LaneThreads};
+use carpel_devices::virtio::transport::mmio::Mmio;
+use thiserror::Error;
+use vm_memory::GuestMemoryMmap;
+
+use crate::config::{Config, VirtioConfig};
+use crate::kvm::Vm;
+use crate::machine::MachineError;
+use crate::plan::{Plan, PlanError};
+
+/// A virtio device's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Name of the device's kind.
+    pub kind: &'static str,
+    /// Guest physical address of its registers.
+    pub base: u64,
+    /// Size of the window in bytes.
+    pub len: u64,
+    /// Its interrupt: a GSI (an SPI counted from 0 where interrupts are those of a GIC).
+    pub irq: u32,
+}
+
+/// A device that could not be had.
+#[derive(Debug, Error)]
+#[error("Cannot make the device `{device}`")]
+pub struct OpenError {
+    /// The device as it was written.
+    pub device: String,
+    /// The cause.
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
+/// Gives each device the next window and the next interrupt of the layout.
+pub fn place(map: &MemoryMap, config: &Config) -> Result<Vec<Window>, PlanError> {
+    let layout = config.layout;
+    let irqs = layout.window_irqs.iter().cloned().flatten();
+    let mut places = map.windows(layout).zip(irqs);
+    let place = |(index, device): (usize, &VirtioConfig)| {
+        let (range, irq) = places.next().ok_or_else(|| PlanError::TooManyDevices {
+            number: index + 1,
+            device: device.options.text().to_owned(),
+            layout: layout.name,
+            room: index,
+        })?;
+        Ok(Window { kind: device.kind.kind.name, base: range.start, len: range.end - range.start, irq })
+    };
+    config.virtio.iter().enumerate().map(place).collect()
+}
+
+/// What tells Linux of the devices on its command line (drivers/virtio/virtio_mmio.c).
+pub fn words(windows: &[Window]) -> Vec<String> {
+    let word = |window: &Window| format!("virtio_mmio.device={}K@{:#x}:{}", window.len >> 10, window.base, window.irq);
+    windows.iter().map(word).collect()
+}
+
+/// Makes the devices of a configuration, with all that they need of the host.
+pub fn open(config: &Config) -> Result<Vec<Box<dyn VirtioDevice>>, OpenError> {
+    let open = |device: &VirtioConfig| {
+        let error = |source| OpenError { device: device.options.text().to_owned(), source };
+        (device.kind.open)(&device.options).map_err(error)
+    };
+    config.virtio.iter().map(open).collect()
+}
+
+/// Puts the devices at the plan's places. The lanes are to be run.
+pub fn build(
+    vm: &Vm,
+    plan: &Plan,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    memory: &Arc<GuestMemoryMmap>,
+    bus: &mut Bus,
+) -> Result<Vec<Lane>, MachineError> {
+    let mut all_lanes = Vec::new();
+    for (window, device) in plan.virtio.iter().zip(devices) {
+        let error = |source| MachineError::Line { name: window.kind, source };
+        let line = IrqLine::new().map_err(error)?;
+        let (mmio, lanes) = Mmio::new(device, Arc::clone(memory), line).map_err(error)?;
+        vm.connect(mmio.line(), window.irq)?;
+        for (queue, kick) in (0..).zip(mmio.kicks()) {
+            vm.signal_on_write(kick, window.base + Mmio::NOTIFY, queue)?;
+        }
+        bus.insert(window.kind, Arc::new(Mutex::new(mmio)), window.base, window.len)?;
+        all_lanes.extend(lanes);
+    }
+    Ok(all_lanes)
+}
+
+/// Starts the lanes that need a thread; returns the others.
+pub fn start_threads(lanes: Vec<Lane>) -> io::Result<(LaneThreads, Vec<Lane>)> {
+    let mut threads = LaneThreads::default();
+    let mut others = Vec::new();
+    for lane in lanes {
+        match lane.thread() {
+            Some(name) => threads.start(name, lane)?,
+            None => others.push(lane),
+        }
+    }
+    Ok((threads, others))
+}
