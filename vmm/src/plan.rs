@@ -9,7 +9,7 @@ use linux_loader::cmdline::Cmdline;
 use thiserror::Error;
 
 use crate::config::{Announce, Config, IrqchipMode};
-use crate::loader::{Kernel, KernelError, OpenError, Source};
+use crate::loader::{self, Kernel, KernelError, OpenError, Source};
 use crate::platform::{self, Device, Placed};
 use crate::virtio::{self, Window};
 
@@ -144,12 +144,17 @@ pub enum PlanError {
 }
 
 impl Files {
-    /// Opens the configuration's files.
+    /// Opens the configuration's files, and unpacks the kernel where it is compressed.
     pub fn open(config: &Config) -> Result<Self, PlanError> {
         let open = |path: &PathBuf, role| {
             Source::open(path).map_err(|source| PlanError::File { path: path.clone(), role, source })
         };
-        let kernel = config.kernel.as_ref().map(|path| open(path, "the kernel")).transpose()?;
+        let unpack = |path: &PathBuf| {
+            let source = open(path, "the kernel")?;
+            let unpacked = loader::unpack(config.layout.arch, source, config.boot, config.mem);
+            unpacked.map_err(|source| PlanError::Kernel { path: path.clone(), source })
+        };
+        let kernel = config.kernel.as_ref().map(unpack).transpose()?;
         let initrd = config.initrd.as_ref().map(|path| open(path, "the initial RAM disk")).transpose()?;
         Ok(Self { kernel, initrd })
     }

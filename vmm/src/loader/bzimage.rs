@@ -57,12 +57,7 @@ pub fn parse(source: &Source) -> Result<Kernel, KernelError> {
     if !alignment.is_power_of_two() {
         return Err(unfit(format!("its kernel_alignment of {alignment:#x} is not a power of two")));
     }
-    // The specification has 0 mean 4, for images older than any that get here.
-    let setup_sectors = match header.u8(0x1F1) {
-        0 => 4,
-        sectors => u64::from(sectors),
-    };
-    let offset = (setup_sectors + 1) * SECTOR;
+    let offset = protected_mode(&header);
     // syssize counts 16-byte paragraphs. What a signature adds behind them is not loaded.
     let load_size = u64::from(header.u32(0x1F4)) * 16;
     if load_size <= ENTRY_64 {
@@ -93,6 +88,40 @@ pub fn parse(source: &Source) -> Result<Kernel, KernelError> {
         cmdline_max: header.u32(0x238) as usize,
         setup_header: setup_header(&start).to_vec(),
     })
+}
+
+/// The compressed kernel inside, an ELF file: `payload_offset` and `payload_length` of the setup header.
+///
+/// The kernel's build adds the unpacked size, 4 bytes, where the compression does not tell it; only gzip does.
+pub fn payload(source: &Source) -> Result<Source, KernelError> {
+    const SIZE: usize = 4;
+    let start = source.prefix::<HEADER_END>()?;
+    let header = Fields(&start);
+    let (offset, length) = (u64::from(header.u32(0x248)), u64::from(header.u32(0x24C)));
+    let offset = protected_mode(&header) + offset;
+    if length <= SIZE as u64 {
+        return Err(KernelError::unfit(Format::BzImage, "it has no payload that could be unpacked"));
+    }
+    if source.size() < offset + length {
+        let needed = offset + length;
+        return Err(KernelError::Truncated { format: Format::BzImage.name(), size: source.size(), needed });
+    }
+    let mut payload = vec![0; length as usize];
+    source.read(offset, &mut payload)?;
+    if !payload.starts_with(b"\x1F\x8B") {
+        payload.truncate(payload.len() - SIZE);
+    }
+    Ok(Source::from_vec(payload))
+}
+
+/// Where the protected-mode kernel starts in the file.
+fn protected_mode(header: &Fields) -> u64 {
+    // The specification has 0 mean 4, for images older than any that get here.
+    let setup_sectors = match header.u8(0x1F1) {
+        0 => 4,
+        sectors => u64::from(sectors),
+    };
+    (setup_sectors + 1) * SECTOR
 }
 
 /// The header proper: as long as the jump over it says.
@@ -174,5 +203,26 @@ pub mod tests {
         assert!(with(0x211, 0).contains("LOADED_HIGH"));
         assert!(with(0x231, 0x01).contains("power of two"));
         assert!(with(0x1F5, 0xFF).contains("truncated"));
+    }
+
+    #[test]
+    fn the_payload_is_what_the_header_says_less_its_size() {
+        let mut image = image();
+        image[0x248..0x24C].copy_from_slice(&0x100_u32.to_le_bytes());
+        image[0x24C..0x250].copy_from_slice(&0x20_u32.to_le_bytes());
+        image[1024 + 0x100..1024 + 0x120].fill(7);
+        let with = |at: usize, value: u32| {
+            let mut image = image.clone();
+            image[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            payload(&Source::from_bytes(&image))
+        };
+        assert_eq!(with(0x24C, 0x20).unwrap().prefix::<0x20>().unwrap()[..0x1D], [&[7; 0x1C][..], &[0]].concat());
+        assert_eq!(with(0x24C, 0x20).unwrap().size(), 0x1C);
+        // The last bytes of a gzip stream are its own size.
+        assert_eq!(with(1024 + 0x100, 0x8B1F).unwrap().size(), 0x20);
+        assert!(with(0x24C, 4).unwrap_err().to_string().contains("no payload"));
+        for (at, value) in [(0x248, u32::MAX), (0x24C, u32::MAX), (0x24C, 4096 - 0x100 + 1)] {
+            assert!(with(at, value).unwrap_err().to_string().contains("truncated"));
+        }
     }
 }

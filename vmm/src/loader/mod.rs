@@ -4,6 +4,7 @@
 //! Parsers trust nothing that a header says; what they pass on lies inside the file and does not wrap.
 
 mod bzimage;
+mod decompress;
 mod elf;
 mod fields;
 mod image;
@@ -19,6 +20,7 @@ use thiserror::Error;
 use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 
 pub use bzimage::SETUP_HEADER;
+pub use decompress::DecompressError;
 pub use source::{OpenError, Source};
 
 /// The format of a kernel image.
@@ -134,6 +136,9 @@ pub enum KernelError {
         /// The ways that it offers, by name.
         offered: String,
     },
+    /// It is compressed, and cannot be unpacked.
+    #[error(transparent)]
+    Unpack(#[from] DecompressError),
     /// Reading failed.
     #[error("Cannot read it")]
     Read(#[from] std::io::Error),
@@ -152,6 +157,16 @@ impl KernelError {
     fn unfit(format: Format, reason: impl Into<String>) -> Self {
         Self::Unfit { format: format.name(), reason: reason.into() }
     }
+}
+
+/// The image to boot: what is inside a compressed file, and of a bzImage the ELF inside where a way is wanted that only
+/// that may offer. At most `limit` bytes are unpacked.
+pub fn unpack(arch: Arch, source: Source, wanted: Option<Boot>, limit: u64) -> Result<Source, KernelError> {
+    let image = decompress::unpack(source, limit)?;
+    let inside = arch == Arch::X86_64
+        && matches!(wanted, Some(Boot::Pvh | Boot::Multiboot))
+        && bzimage::is_bzimage(&image.prefix()?);
+    if inside { Ok(decompress::unpack(bzimage::payload(&image)?, limit)?) } else { Ok(image) }
 }
 
 impl Kernel {

@@ -1,7 +1,7 @@
-//! A file named on the command line, opened once and read by position.
+//! A file named on the command line, opened once and read by position; or what was unpacked from one.
 
 use std::fs::File;
-use std::io::{self, Seek as _, SeekFrom};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -10,11 +10,17 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use super::LoadError;
 
-/// An opened regular file and its size.
+/// An opened regular file, or bytes in memory, and the size.
 #[derive(Debug)]
 pub struct Source {
-    file: File,
+    contents: Contents,
     size: u64,
+}
+
+#[derive(Debug)]
+enum Contents {
+    File(File),
+    Bytes(Vec<u8>),
 }
 
 /// Why a file cannot serve.
@@ -48,8 +54,13 @@ impl Source {
             _ if kind.is_socket() => Err(OpenError::NotRegular("a socket")),
             _ if !kind.is_file() => Err(OpenError::NotRegular("a device")),
             0 => Err(OpenError::Empty),
-            size => Ok(Self { file, size }),
+            size => Ok(Self { contents: Contents::File(file), size }),
         }
+    }
+
+    /// A source of these bytes, which are not empty.
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        Self { size: bytes.len() as u64, contents: Contents::Bytes(bytes) }
     }
 
     /// Size in bytes, as it was when the file was opened; not 0.
@@ -59,16 +70,32 @@ impl Source {
 
     /// Reads `size` bytes from `offset` bytes into the file straight to a guest physical address.
     pub fn load(&self, memory: &GuestMemoryMmap, offset: u64, size: u64, address: u64) -> Result<(), LoadError> {
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(offset))?;
-        memory
-            .read_exact_volatile_from(GuestAddress(address), &mut file, size as usize)
-            .map_err(|source| LoadError::Copy { size, address, source })
+        let (length, target) = (size as usize, GuestAddress(address));
+        let copied = match &self.contents {
+            Contents::File(file) => {
+                let mut file = file;
+                file.seek(SeekFrom::Start(offset))?;
+                memory.read_exact_volatile_from(target, &mut file, length)
+            }
+            Contents::Bytes(bytes) => {
+                let mut bytes = bytes.get(offset as usize..).unwrap_or_default();
+                memory.read_exact_volatile_from(target, &mut bytes, length)
+            }
+        };
+        copied.map_err(|source| LoadError::Copy { size, address, source })
     }
 
     /// Fills `buffer` from `offset` bytes into the file.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        match &self.contents {
+            Contents::File(file) => file.read_exact_at(buffer, offset),
+            Contents::Bytes(bytes) => bytes.get(offset as usize..).unwrap_or_default().read_exact(buffer),
+        }
+    }
+
+    /// A reader from the start on.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { source: self, at: 0 }
     }
 
     /// The first `N` bytes, with zeros after the end of a shorter file.
@@ -76,6 +103,21 @@ impl Source {
         let mut bytes = [0; N];
         self.read(0, &mut bytes[..self.size.min(N as u64) as usize])?;
         Ok(bytes)
+    }
+}
+
+/// Reads a source from its start to its end.
+pub struct Reader<'a> {
+    source: &'a Source,
+    at: u64,
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let size = self.source.size.saturating_sub(self.at).min(buffer.len() as u64);
+        self.source.read(self.at, &mut buffer[..size as usize])?;
+        self.at += size;
+        Ok(size as usize)
     }
 }
 
