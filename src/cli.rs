@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use carpel_arch::Topology;
 use carpel_arch::map::{Arch, Boot};
 use carpel_devices::units;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
 
+use crate::cpus;
 use crate::map::Format;
 use crate::output;
 
@@ -77,9 +79,9 @@ pub struct GuestArgs {
     // A negative number is a wrong value then, not an unknown option.
     #[arg(allow_negative_numbers = true)]
     pub mem: u64,
-    /// Number of vCPUs
-    #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
-    pub cpus: u32,
+    /// Number of vCPUs: N[,sockets=S][,cores=C][,threads=T], where C are those of a socket and T those of a core
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = cpus::parse, allow_hyphen_values = true)]
+    pub cpus: Topology,
     /// Guest physical map [default: the architecture's]
     #[arg(long, value_name = "NAME")]
     pub layout: Option<String>,
@@ -107,6 +109,9 @@ pub struct MapArgs {
 pub struct RunArgs {
     #[command(flatten)]
     pub guest: GuestArgs,
+    /// Show the guest less than the host's processor: host, max or x86-64-v1 to x86-64-v4, then ,+FEATURE or ,-FEATURE
+    #[arg(long, value_name = "MODEL", allow_hyphen_values = true)]
+    pub cpu: Option<String>,
     /// Add to the kernel command line (may repeat)
     #[arg(short, long, visible_alias = "cmdline", value_name = "TEXT")]
     pub append: Vec<String>,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use carpel_arch::LAYOUTS;
 use carpel_arch::map::{Arch, Layout};
+use carpel_arch::x86_64::cpu::CpuModel;
 use carpel_vmm::config::{Announce, Config, ConsoleTarget, IrqchipMode, Limits};
 
 use crate::cli::{Announcement, GuestArgs, RunArgs};
@@ -16,7 +17,8 @@ pub fn guest(args: &GuestArgs, arch: Option<Arch>) -> Result<Config> {
     Ok(Config {
         layout: layout(arch, args.layout.as_deref())?,
         mem: args.mem,
-        vcpus: args.cpus,
+        topology: args.cpus,
+        cpu: CpuModel::default(),
         kernel: args.kernel.clone(),
         boot: args.boot,
         initrd: args.initrd.clone(),
@@ -31,6 +33,12 @@ pub fn guest(args: &GuestArgs, arch: Option<Arch>) -> Result<Config> {
 pub fn run(args: &RunArgs) -> Result<Config> {
     let mut config = guest(&args.guest, None)?;
     config.append.clone_from(&args.append);
+    if let Some(cpu) = &args.cpu {
+        if config.layout.arch != Arch::X86_64 {
+            bail!("`--cpu {cpu}`: there is a choice on x86_64 only");
+        }
+        config.cpu = CpuModel::parse(cpu).with_context(|| format!("Cannot use `--cpu {cpu}`"))?;
+    }
     let devices = devices::parse(&args.device)?;
     config.irqchip = devices.irqchip.or(config.irqchip);
     config.virtio = devices.virtio;

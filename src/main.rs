@@ -4,6 +4,7 @@
 
 mod cli;
 mod config;
+mod cpus;
 mod devices;
 mod doctor;
 mod map;

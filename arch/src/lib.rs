@@ -8,10 +8,12 @@ pub mod aarch64;
 pub mod map;
 mod resolve;
 pub mod riscv64;
+mod topology;
 pub mod x86_64;
 
 pub use map::{Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap};
 pub use resolve::{MapError, resolve};
+pub use topology::{Topology, TopologyError};
 
 /// Every layout that carpel knows, the default of each architecture first.
 pub static LAYOUTS: &[&Layout] =

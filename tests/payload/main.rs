@@ -5,6 +5,7 @@
 
 mod boot;
 mod console;
+mod cpu;
 mod dump;
 mod ends;
 mod guest;

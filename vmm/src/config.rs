@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use carpel_arch::Topology;
 use carpel_arch::map::{Boot, Layout};
+use carpel_arch::x86_64::cpu::CpuModel;
 use carpel_devices::registry::Options;
 use carpel_devices::virtio::VirtioKind;
 use serde::Serialize;
@@ -15,8 +17,10 @@ pub struct Config {
     pub layout: &'static Layout,
     /// Guest memory in bytes.
     pub mem: u64,
-    /// Number of vCPUs.
-    pub vcpus: u32,
+    /// The vCPUs and their arrangement.
+    pub topology: Topology,
+    /// What of the host's processor they show.
+    pub cpu: CpuModel,
     /// Kernel to boot.
     pub kernel: Option<PathBuf>,
     /// How to boot the kernel; the best way that it offers, if none is named.

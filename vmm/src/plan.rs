@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use carpel_arch::MapError;
 use carpel_arch::map::{Arch, Boot, Gic, Inputs, MemoryMap};
+use carpel_arch::x86_64::cpu::CpuModel;
+use carpel_arch::{MapError, Topology};
 use linux_loader::cmdline::Cmdline;
 use thiserror::Error;
 
@@ -53,6 +54,10 @@ pub struct Plan {
     pub map: MemoryMap,
     /// Number of vCPUs.
     pub vcpus: u32,
+    /// How they are arranged.
+    pub topology: Topology,
+    /// What of the host's processor they show.
+    pub cpu: CpuModel,
     /// The kernel.
     pub kernel: Kernel,
     /// The kernel command line.
@@ -183,7 +188,7 @@ impl Probe {
     pub fn map(&self, config: &Config) -> Result<MemoryMap, PlanError> {
         let layout = config.layout;
         let inputs = Inputs {
-            vcpus: config.vcpus,
+            vcpus: config.topology.vcpus(),
             phys_bits: self.host.phys_bits,
             boot: self.boot(),
             gic: if self.irqchip(config)? == IrqchipMode::GicV2 { Gic::V2 } else { Gic::V3 },
@@ -229,8 +234,20 @@ impl Plan {
         let announced = if config.announce == Announce::Cmdline { virtio::words(&virtio) } else { Vec::new() };
         let words: Vec<_> = announced.iter().chain(&config.append).map(String::as_str).collect();
         let cmdline = cmdline(&first_words(config, console, &kernel), &words, &map, &kernel)?;
-        let (vcpus, announce) = (config.vcpus, config.announce);
-        Ok(Self { map, vcpus, kernel, cmdline, module, phys_bits, irqchip, devices, virtio, announce })
+        Ok(Self {
+            map,
+            vcpus: config.topology.vcpus(),
+            topology: config.topology,
+            cpu: config.cpu.clone(),
+            kernel,
+            cmdline,
+            module,
+            phys_bits,
+            irqchip,
+            devices,
+            virtio,
+            announce: config.announce,
+        })
     }
 
     /// The serial port that the console is connected to.

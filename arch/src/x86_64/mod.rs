@@ -2,6 +2,7 @@
 
 pub mod acpi;
 pub mod boot;
+pub mod cpu;
 pub mod maps;
 pub mod mptable;
 pub mod multiboot;

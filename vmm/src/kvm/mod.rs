@@ -73,6 +73,9 @@ pub enum KvmError {
     /// There is no memory for what KVM shares with the guest.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// The processor that was asked for has more than this host's.
+    #[error("KVM on this host does not support what --cpu asks for: {0}")]
+    Features(String),
     /// Guest memory could not be reached where the map says it is.
     #[error("Cannot write the {what} to guest memory")]
     Write {

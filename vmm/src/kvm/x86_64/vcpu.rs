@@ -28,10 +28,14 @@ pub fn create_vcpus(kvm: &Kvm, vm: &VmFd, plan: &Plan, boot: &BootCpu) -> Result
     irqchip::create(vm, plan)?;
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).call("KVM_GET_SUPPORTED_CPUID")?;
     let tsc_deadline = vm.check_extension(Cap::TscDeadlineTimer);
+    let missing = cpuid::missing(supported.as_slice(), tsc_deadline, &plan.cpu);
+    if !missing.is_empty() {
+        return Err(KvmError::Features(missing.join(", ")));
+    }
     (0..plan.vcpus)
         .map(|id| {
             let fd = vm.create_vcpu(id.into()).call("KVM_CREATE_VCPU")?;
-            let features = cpuid::features(supported.as_slice(), id, plan.vcpus, tsc_deadline);
+            let features = cpuid::features(supported.as_slice(), id, plan.topology, tsc_deadline, &plan.cpu);
             set_up(&fd, &features, (id == 0).then_some(boot))?;
             Ok(Vcpu::new(id, fd))
         })
