@@ -6,7 +6,8 @@ mod ways;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -51,15 +52,18 @@ impl Files {
             .context("Writing random bytes")?;
         write_initrd(&scratch.path().join("guest.cpio"), &busybox, None)?;
         write_initrd(&scratch.path().join("big.cpio"), &busybox, Some(&blob))?;
-        Ok(Self { carpel, vmlinux: stock.vmlinux()?, stock: stock.image, tiny, blob_md5: md5(&blob)?, scratch })
+        let vmlinux = stock.vmlinux()?;
+        pack("gzip", &vmlinux, &scratch.path().join("vmlinux.gz"))?;
+        pack("zstd", &stock.image, &scratch.path().join("bzImage.zst"))?;
+        Ok(Self { carpel, vmlinux, stock: stock.image, tiny, blob_md5: md5(&blob)?, scratch })
     }
 
     /// Puts them into the host, under the names that the steps use.
     pub fn give(&self, host: &mut Host) {
         host.file("carpel", &self.carpel).file("bzImage", &self.stock).file("vmlinux", &self.vmlinux);
         host.file("tiny", &self.tiny.image);
-        for initrd in ["guest.cpio", "big.cpio"] {
-            host.file(initrd, &self.scratch.path().join(initrd));
+        for file in ["guest.cpio", "big.cpio", "vmlinux.gz", "bzImage.zst"] {
+            host.file(file, &self.scratch.path().join(file));
         }
     }
 
@@ -81,6 +85,15 @@ impl Files {
         });
         step("initrd of 40 MiB", carpel(&format!("-k bzImage -i big.cpio -a '{APPEND}'")), check)
     }
+}
+
+/// Writes what `program -1 -c` makes of `source` to `target`.
+fn pack(program: &str, source: &Path, target: &Path) -> Result<()> {
+    let mut command = Command::new(program);
+    command.args(["-1", "-c"]).arg(source).stdout(File::create(target)?);
+    let status = command.status().with_context(|| format!("Starting {program}"))?;
+    ensure!(status.success(), "{program} ended with {status}");
+    Ok(())
 }
 
 /// A step that boots one guest.

@@ -12,9 +12,15 @@ struct Way {
     says: &'static str,
 }
 
-const WAYS: [Way; 2] = [
-    Way { name: "vmlinux by PVH", arguments: "-k vmlinux -c 2", says: "booted by pvh" },
-    Way { name: "vmlinux by its 64-bit entry", arguments: "-k vmlinux --boot linux", says: "booted by linux" },
+const WAYS: [Way; 4] = [
+    Way { name: "vmlinux by PVH", arguments: "-k vmlinux -c 4,sockets=2,threads=2", says: "booted by pvh" },
+    Way { name: "vmlinux.gz by its 64-bit entry", arguments: "-k vmlinux.gz --boot linux", says: "booted by linux" },
+    Way {
+        name: "bzImage.zst by its own stub",
+        arguments: "-k bzImage.zst --cpu x86-64-v2",
+        says: "bytes of zstd are unpacked",
+    },
+    Way { name: "bzImage by PVH, unpacked on the host", arguments: "-k bzImage --boot pvh", says: "booted by pvh" },
 ];
 
 /// All of them.
