@@ -338,7 +338,7 @@ pub mod tests {
     }
 
     /// Adds a note segment with a note that is not looked for and Xen's with this entry.
-    fn with_note(entry: &[u8], align: u8) -> Vec<u8> {
+    pub fn with_note(entry: &[u8], align: u8) -> Vec<u8> {
         let mut notes = Vec::new();
         for (name, kind, value) in [(&b"GNU\0"[..], 3_u32, &[7; 20][..]), (XEN, XEN_ELFNOTE_PHYS32_ENTRY, entry)] {
             for word in [name.len() as u32, value.len() as u32, kind] {

@@ -9,6 +9,8 @@ mod elf;
 mod fields;
 mod image;
 mod multiboot;
+#[cfg(test)]
+mod properties;
 #[cfg(target_arch = "x86_64")]
 pub mod pvh;
 mod source;

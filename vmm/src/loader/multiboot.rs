@@ -127,7 +127,7 @@ fn kernel(segments: Vec<Segment>, extent: KernelExtent, entry: u64, reason: &'st
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::loader::elf::tests::image as elf_image;
     use carpel_arch::map::Arch;
@@ -144,7 +144,7 @@ mod tests {
     }
 
     /// A flat image: its header at 0x40 of the file, loaded from 0x10 on to 1 MiB, with a page of bss.
-    fn flat() -> Vec<u8> {
+    pub fn flat() -> Vec<u8> {
         let mut image = vec![0x90; SIZE];
         let load_end = LOAD + (SIZE - SKIPPED) as u32;
         let addresses = [LOAD + (AT - SKIPPED) as u32, LOAD, load_end, load_end + 0x1000, LOAD + 0x60];

@@ -1,0 +1,70 @@
+//! What holds for any file, however its headers lie: no parser panics, and what it passes on lies inside the file and inside
+//! what it says the kernel occupies.
+
+use carpel_arch::map::{Arch, KernelExtent};
+use proptest::prelude::*;
+
+use super::{Kernel, Source, Target, bzimage, elf, multiboot, unpack};
+
+/// Images of every format, to be damaged.
+fn images() -> [Vec<u8>; 4] {
+    [
+        bzimage::tests::image(),
+        elf::tests::image(),
+        elf::tests::with_note(&[0x20, 0, 0x10, 0], 4),
+        multiboot::tests::flat(),
+    ]
+}
+
+fn check(arch: Arch, bytes: &[u8]) {
+    let source = Source::from_vec(bytes.to_vec());
+    let _ = bzimage::payload(&source);
+    let Ok(ways) = Kernel::ways(arch, &source) else { return };
+    assert!(!ways.is_empty());
+    for way in ways {
+        for segment in &way.segments {
+            let end = segment.offset.checked_add(segment.size);
+            assert!(segment.size > 0 && end.is_some_and(|end| end <= source.size()), "{way:?}");
+            if let (Target::At(start), KernelExtent::Fixed { start: low, end: high }) = (segment.target, way.extent) {
+                assert!(low <= start && start.checked_add(segment.size).is_some_and(|end| end <= high), "{way:?}");
+            }
+        }
+        if let (Target::At(entry), KernelExtent::Fixed { start, end }) = (way.entry, way.extent) {
+            assert!((start..end).contains(&entry), "{way:?}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn damaged_images_are_refused_or_stay_inside_their_file(
+        image in 0..4_usize,
+        damage in prop::collection::vec((0..400_usize, any::<[u8; 4]>()), 0..6),
+        cut in 0..600_usize,
+        arch in prop::sample::select(&Arch::ALL[..]),
+    ) {
+        let mut bytes = images()[image].clone();
+        for (at, value) in damage {
+            // Headers are in the first bytes of these images, bzImage's behind 0x1F1.
+            let at = if image == 0 { at % 0x80 + 0x1F0 } else { at % bytes.len() };
+            let end = bytes.len().min(at + value.len());
+            bytes[at..end].copy_from_slice(&value[..end - at]);
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut).max(1));
+        check(arch, &bytes);
+    }
+
+    #[test]
+    fn any_stream_is_refused_or_unpacked_within_the_limit(
+        signature in 0..6_usize,
+        rest in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        const LIMIT: u64 = 1 << 20;
+        let signatures: [&[u8]; 6] =
+            [b"\x1F\x8B\x08\0", b"\xFD7zXZ\0", b"\x02\x21\x4C\x18", b"\x28\xB5\x2F\xFD", b"BZh9", b"\x5D\0\0"];
+        let bytes = [signatures[signature], &rest].concat();
+        if let Ok(source) = unpack(Arch::X86_64, Source::from_vec(bytes), None, LIMIT) {
+            prop_assert!(source.size() <= LIMIT);
+        }
+    }
+}
