@@ -1,5 +1,6 @@
 //! The boot tests: real kernels under carpel, in a host.
 
+pub mod aarch64;
 mod ending;
 mod machine;
 mod ways;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use crate::arch::Architecture;
+use crate::arch::{Architecture, X86_64};
 use crate::command::md5;
 use crate::guest::{said, write_initrd};
 use crate::host::{Check, Host, Output, Step};
@@ -24,8 +25,8 @@ use crate::workspace;
 
 /// A guest boots in 5 s in an emulated host on an idle machine, and in a minute on a busy one.
 const LIMIT: Duration = Duration::from_mins(3);
-/// Kernel parameters of every guest: its console, and an end that leaves carpel when it panics.
-const APPEND: &str = "console=ttyS0 panic=-1";
+/// Kernel parameters of every x86-64 guest.
+const APPEND: &str = X86_64.guest_append;
 /// Size of the initrd that must arrive whole: more than lies between where a kernel is loaded and where it runs.
 const BLOB: u64 = 40 << 20;
 
@@ -43,10 +44,10 @@ impl Files {
     /// Builds carpel, gets or builds the kernels, and packs the initrds.
     pub fn obtain(arch: &'static Architecture) -> Result<Self> {
         let carpel = workspace::carpel(arch)?;
-        let stock = StockKernel::obtain()?;
+        let stock = StockKernel::obtain(arch)?;
         let tiny = TinyKernel::obtain(arch)?;
         let scratch = tempfile::tempdir().context("Creating a directory for initrds")?;
-        let busybox = busybox()?;
+        let busybox = busybox(arch)?;
         let blob = scratch.path().join("blob");
         io::copy(&mut File::open("/dev/urandom")?.take(BLOB), &mut File::create(&blob)?)
             .context("Writing random bytes")?;

@@ -25,11 +25,11 @@ pub fn run(verbose: bool) -> Result<()> {
     let carpel = workspace::carpel(arch)?;
     heading("A kernel, an initrd and a host");
     let mut host = Host::choose(arch, if verbose { Echo::Everything } else { Echo::Steps })?;
-    let stock = StockKernel::obtain()?;
+    let stock = StockKernel::obtain(arch)?;
     println!("   guest: the stock kernel {} and busybox", stock.release);
     let scratch = tempfile::tempdir().context("Creating a directory for the initrd")?;
     let initrd = scratch.path().join("guest.cpio");
-    write_initrd(&initrd, &busybox()?, None)?;
+    write_initrd(&initrd, &busybox(arch)?, None)?;
     host.file("carpel", &carpel).file("bzImage", &stock.image).file("guest.cpio", &initrd);
 
     heading("The guest, as carpel shows it");

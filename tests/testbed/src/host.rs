@@ -82,7 +82,7 @@ impl Host {
                 None
             }
             Some(reason) => {
-                println!("   host: {} under QEMU's emulation, for {reason}", arch.name);
+                println!("   host: {} under QEMU's emulation, for {reason}", arch.host);
                 Some(Emulated::obtain(arch)?)
             }
         };
@@ -190,7 +190,7 @@ impl Host {
 
     /// Where this boot's transcript goes.
     fn log(&self) -> Result<File> {
-        let path = workspace::logs().join(format!("{}-host-{}.log", self.arch.name, self.boots));
+        let path = workspace::logs().join(format!("{}-host-{}.log", self.arch.host, self.boots));
         fs::create_dir_all(workspace::logs())?;
         File::create(&path).with_context(|| format!("Creating {}", path.display()))
     }
@@ -198,7 +198,7 @@ impl Host {
 
 /// Why a guest Linux cannot run on this machine's own /dev/kvm; none if it can.
 fn why_not_this_machine(arch: &Architecture) -> Option<String> {
-    if arch.name != std::env::consts::ARCH {
+    if !arch.is_native() {
         return Some(format!("this machine is {}", std::env::consts::ARCH));
     }
     if let Err(err) = File::options().read(true).write(true).open("/dev/kvm") {

@@ -26,12 +26,16 @@ fn usable(map: &Value) -> Result<Vec<Range<u64>>> {
     let rows = |array: &str| map[array].as_array().cloned().with_context(|| format!("The map has no {array}"));
     let range = |row: &Value| Some(row["start"].as_u64()?..row["end"].as_u64()?);
     let claims = rows("claims")?;
-    let ebda =
-        claims.iter().find(|claim| claim["name"] == "ebda").and_then(range).context("The map has no claim ebda")?;
+    // Only PCs have one, and with it a legacy area.
+    let ebda = claims.iter().find(|claim| claim["name"] == "ebda").and_then(range);
 
     let mut usable = Vec::new();
     for region in rows("regions")?.iter().filter(|region| region["kind"] == "ram") {
         let region = range(region).context("A region without start and end")?;
+        let Some(ebda) = &ebda else {
+            usable.push(region);
+            continue;
+        };
         usable.extend(without(&region, &(ebda.start..MIB)).into_iter().flat_map(|part| without(&part, &FIRST_PAGE)));
     }
     Ok(merged(usable))

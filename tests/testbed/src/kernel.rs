@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::arch::Architecture;
 use crate::cache;
-use crate::packages::{candidate, names};
+use crate::packages::{candidate_for, names};
 
 /// A stock kernel, unpacked in the cache.
 #[derive(Debug)]
@@ -21,10 +22,10 @@ pub struct StockKernel {
 }
 
 impl StockKernel {
-    /// The current kernel of this machine's distribution.
-    pub fn obtain() -> Result<Self> {
+    /// The current kernel of this machine's distribution, for an architecture.
+    pub fn obtain(arch: &Architecture) -> Result<Self> {
         let names = names()?;
-        let package = candidate(names.kernel)?.dependency("linux-image-")?;
+        let package = candidate_for(arch, &names.kernel(arch))?.dependency("linux-image-")?;
         let release = package.name.trim_start_matches("linux-image-").trim_start_matches("unsigned-").to_owned();
         let kernel = package.unpacked()?;
         let modules = match names.modules {

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::arch::Architecture;
 use crate::cache;
 use crate::command::{output, shown};
 use crate::say::Task;
@@ -18,8 +19,8 @@ pub struct Names {
     id: &'static str,
     /// What must be installed: the emulator, and what builds a kernel.
     tools: &'static [&'static str],
-    /// The meta-package that names the stock kernel's current package.
-    pub kernel: &'static str,
+    /// The meta-package that names the stock kernel's current package, on amd64.
+    kernel: &'static str,
     /// Prefix of the packages that hold the stock kernel's modules, where they are not in the kernel's own.
     pub modules: Option<&'static str>,
     /// The meta-package that names the current package of the kernel's source.
@@ -31,7 +32,21 @@ pub struct Names {
 const DISTRIBUTIONS: [Names; 2] = [
     Names {
         id: "debian",
-        tools: &["qemu-system-x86", "make", "flex", "bison", "bc", "libc6-dev", "libelf-dev", "xz-utils", "zstd"],
+        tools: &[
+            "qemu-system-x86",
+            "qemu-system-arm",
+            "gcc-aarch64-linux-gnu",
+            "libc6-dev-arm64-cross",
+            "device-tree-compiler",
+            "make",
+            "flex",
+            "bison",
+            "bc",
+            "libc6-dev",
+            "libelf-dev",
+            "xz-utils",
+            "zstd",
+        ],
         kernel: "linux-image-cloud-amd64",
         modules: None,
         source: "linux-source",
@@ -41,6 +56,10 @@ const DISTRIBUTIONS: [Names; 2] = [
         id: "ubuntu",
         tools: &[
             "qemu-system-x86",
+            "qemu-system-arm",
+            "gcc-aarch64-linux-gnu",
+            "libc6-dev-arm64-cross",
+            "device-tree-compiler",
             "make",
             "flex",
             "bison",
@@ -57,6 +76,13 @@ const DISTRIBUTIONS: [Names; 2] = [
         busybox: "busybox-static",
     },
 ];
+
+impl Names {
+    /// The meta-package that names the stock kernel's current package.
+    pub fn kernel(&self, arch: &Architecture) -> String {
+        self.kernel.replace("amd64", arch.package)
+    }
+}
 
 /// The names of this machine's distribution, or of the one that it says it is like.
 pub fn names() -> Result<&'static Names> {
@@ -135,6 +161,55 @@ pub struct Candidate {
     /// Bytes to download.
     pub size: u64,
     depends: String,
+    apt: Apt,
+}
+
+/// The packages of an architecture. Those of another than this machine's have lists and archives of their own in the cache, which
+/// needs no rights.
+#[derive(Clone, Debug)]
+struct Apt {
+    /// The architecture's name and the directory; none for this machine's own.
+    foreign: Option<(&'static str, PathBuf)>,
+}
+
+impl Apt {
+    fn of(arch: &Architecture) -> Result<Self> {
+        if arch.is_native() {
+            return Ok(Self { foreign: None });
+        }
+        let directory = cache::directory()?.join(format!("apt-{}", arch.package));
+        // apt makes neither by itself.
+        for part in ["lists/partial", "archives/partial"] {
+            fs::create_dir_all(directory.join(part)).with_context(|| format!("Creating {part} for apt"))?;
+        }
+        Ok(Self { foreign: Some((arch.package, directory)) })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let mut option = |text: String| {
+            command.args(["-o", &text]);
+        };
+        // Root's downloads are dropped to a user who may not write into a home directory: stay root, apt would anyway.
+        option("APT::Sandbox::User=root".into());
+        if let Some((name, directory)) = &self.foreign {
+            option(format!("APT::Architecture={name}"));
+            option(format!("APT::Architectures={name}"));
+            option(format!("Dir::State::Lists={}", directory.join("lists").display()));
+            option(format!("Dir::Cache={}", directory.display()));
+        }
+        command
+    }
+
+    fn update(&self) -> Result<()> {
+        if self.foreign.is_none() {
+            return update();
+        }
+        let task = Task::start("getting apt's lists of packages of another architecture");
+        output(self.command("apt-get").args(["-qq", "update"]))?;
+        task.done();
+        Ok(())
+    }
 }
 
 impl Candidate {
@@ -142,7 +217,8 @@ impl Candidate {
     pub fn dependency(&self, prefix: &str) -> Result<Self> {
         let names = self.depends.split([',', '|']).filter_map(|part| part.split_whitespace().next());
         let name = names.into_iter().find(|name| name.starts_with(prefix));
-        candidate(name.with_context(|| format!("{} depends on no {prefix}*, but on {:?}", self.name, self.depends))?)
+        let name = name.with_context(|| format!("{} depends on no {prefix}*, but on {:?}", self.name, self.depends))?;
+        find(&self.apt, name)
     }
 
     /// Downloads the package and unpacks it into `directory`.
@@ -150,17 +226,10 @@ impl Candidate {
         let task = Task::start(format!("downloading {} {} ({} MB)", self.name, self.version, self.size / 1_000_000));
         let download = || {
             let wanted = format!("{}={}", self.name, self.version);
-            // Root's downloads are dropped to a user who may not write into a home directory: stay root, apt would anyway.
-            output(Command::new("apt-get").current_dir(directory).args([
-                "-qq",
-                "-o",
-                "APT::Sandbox::User=root",
-                "download",
-                &wanted,
-            ]))
+            output(self.apt.command("apt-get").current_dir(directory).args(["-qq", "download", &wanted]))
         };
         // Lists that are old name files that the mirror no longer has.
-        download().or_else(|_| update().and_then(|()| download()))?;
+        download().or_else(|_| self.apt.update().and_then(|()| download()))?;
         for file in fs::read_dir(directory)? {
             let file = file?.path();
             if file.extension().is_some_and(|extension| extension == "deb") {
@@ -174,33 +243,44 @@ impl Candidate {
 
     /// The directory in the cache that holds the unpacked package.
     pub fn unpacked(&self) -> Result<PathBuf> {
-        let name = format!("{}_{}", self.name, self.version.replace([':', '/'], "_"));
+        let architecture = self.apt.foreign.as_ref().map_or(String::new(), |(name, _)| format!("_{name}"));
+        let name = format!("{}_{}{architecture}", self.name, self.version.replace([':', '/'], "_"));
         cache::once(&name, |directory| self.unpack_into(directory))
     }
 }
 
 /// What apt would fetch now for the package `name`; refreshes apt's lists when they do not have it.
 pub fn candidate(name: &str) -> Result<Candidate> {
-    let mut command = Command::new("apt-cache");
-    command.args(["show", "--no-all-versions", name]);
-    let text = output(&mut command).or_else(|_| update().and_then(|()| output(&mut command)))?;
-    parse(&text).with_context(|| format!("{} printed no version", shown(&command)))
+    find(&Apt { foreign: None }, name)
 }
 
-/// The statically linked busybox of the distribution.
-pub fn busybox() -> Result<PathBuf> {
-    let root = candidate(names()?.busybox)?.unpacked()?;
+/// As [`candidate`], for an architecture.
+pub fn candidate_for(arch: &Architecture, name: &str) -> Result<Candidate> {
+    find(&Apt::of(arch)?, name)
+}
+
+fn find(apt: &Apt, name: &str) -> Result<Candidate> {
+    let mut command = apt.command("apt-cache");
+    command.args(["show", "--no-all-versions", name]);
+    let text = output(&mut command).or_else(|_| apt.update().and_then(|()| output(&mut command)))?;
+    parse(&text, apt).with_context(|| format!("{} printed no version", shown(&command)))
+}
+
+/// The statically linked busybox of the distribution, for an architecture.
+pub fn busybox(arch: &Architecture) -> Result<PathBuf> {
+    let root = candidate_for(arch, names()?.busybox)?.unpacked()?;
     let found = [root.join("bin/busybox"), root.join("usr/bin/busybox")].into_iter().find(|path| path.exists());
     found.with_context(|| format!("No busybox in {}", root.display()))
 }
 
-fn parse(text: &str) -> Option<Candidate> {
+fn parse(text: &str, apt: &Apt) -> Option<Candidate> {
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
     Some(Candidate {
         name: value("Package")?.to_owned(),
         version: value("Version")?.to_owned(),
         size: value("Size").and_then(|size| size.parse().ok()).unwrap_or_default(),
         depends: value("Depends").unwrap_or_default().to_owned(),
+        apt: apt.clone(),
     })
 }
 
@@ -218,9 +298,10 @@ mod tests {
     #[test]
     fn a_candidate_is_read_from_its_control_paragraph() {
         let text = "Package: meta\nVersion: 1:6.1-2\nDepends: real-6.1-cloud (= 6.1-2), other | third\nSize: 1500\n";
-        let candidate = parse(text).unwrap();
+        let native = Apt { foreign: None };
+        let candidate = parse(text, &native).unwrap();
         assert_eq!((candidate.name.as_str(), candidate.version.as_str(), candidate.size), ("meta", "1:6.1-2", 1500));
         assert_eq!(candidate.depends, "real-6.1-cloud (= 6.1-2), other | third");
-        assert!(parse("Package: nothing\n").is_none());
+        assert!(parse("Package: nothing\n", &native).is_none());
     }
 }

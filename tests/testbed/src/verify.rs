@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::arch;
-use crate::boot::Files;
+use crate::arch::{self, AARCH64, AARCH64_GICV2, Architecture};
+use crate::boot::{self, Files};
 use crate::command::run as run_command;
-use crate::host::{Echo, Host};
+use crate::host::{Echo, Host, Step};
 use crate::packages::install_tools;
 use crate::say::{heading, seconds};
 use crate::workspace::cargo;
@@ -87,15 +87,33 @@ fn workspace_checks(tally: &mut Tally) {
 }
 
 fn boot_tests(wanted: &Wanted, tally: &mut Tally) -> Result<()> {
-    let arch = arch::native()?;
-    let mut host = Host::choose(arch, if wanted.verbose { Echo::Everything } else { Echo::Nothing })?;
-    let files = Files::obtain(arch)?;
-    files.give(&mut host);
-    let mut steps = files.steps(wanted.full);
-    if let Some(part) = &wanted.only {
-        steps.retain(|step| step.name.contains(part));
-        ensure!(!steps.is_empty(), "No boot test has {part:?} in its name");
+    let native = arch::native()?;
+    let files = Files::obtain(native)?;
+    let mut found = run_steps(native, wanted, tally, files.steps(wanted.full), |host| files.give(host))?;
+    for arch in [&AARCH64, &AARCH64_GICV2] {
+        let files = boot::aarch64::Files::obtain(arch)?;
+        found |= run_steps(arch, wanted, tally, files.steps(wanted.full), |host| files.give(host))?;
     }
+    ensure!(found, "No boot test has {:?} in its name", wanted.only.as_deref().unwrap_or_default());
+    Ok(())
+}
+
+/// Runs the wanted ones of these steps in a host of their own; whether there are any.
+fn run_steps(
+    arch: &'static Architecture,
+    wanted: &Wanted,
+    tally: &mut Tally,
+    mut steps: Vec<Step>,
+    give: impl FnOnce(&mut Host),
+) -> Result<bool> {
+    if let Some(part) = &wanted.only {
+        steps.retain(|step| format!("{}: {}", arch.host, step.name).contains(part));
+    }
+    if steps.is_empty() {
+        return Ok(false);
+    }
+    let mut host = Host::choose(arch, if wanted.verbose { Echo::Everything } else { Echo::Nothing })?;
+    give(&mut host);
     for outcome in host.run(&steps)? {
         // The host has printed each outcome as it came.
         match outcome.verdict {
@@ -104,5 +122,5 @@ fn boot_tests(wanted: &Wanted, tally: &mut Tally) -> Result<()> {
         }
     }
     println!("   {} host boots, {} of them lost and retried", host.boots(), host.lost());
-    Ok(())
+    Ok(true)
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use crate::arch::Architecture;
-use crate::command::shown;
+use crate::command::{run, shown};
 
 /// The workspace's directory.
 pub fn root() -> PathBuf {
@@ -28,6 +28,10 @@ pub fn cargo() -> Command {
 
 /// Builds carpel as users do, and returns its file.
 pub fn carpel(arch: &Architecture) -> Result<PathBuf> {
+    if !arch.is_native() {
+        // The tests' own target is installed with the toolchain; others only where they are asked for.
+        run(Command::new("rustup").args(["target", "add", arch.target]))?;
+    }
     let mut command = cargo();
     command.args(["build", "--release", "-p", "carpel", "--bin", "carpel", "--target", arch.target]);
     command.arg("--message-format=json-render-diagnostics");

@@ -80,10 +80,10 @@ struct Boot {
 pub fn measure(arch: &'static Architecture, carpel: &Path) -> Result<()> {
     heading(format!("The stock kernel to the initrd's first line; {}", load()?));
     let mut host = Host::choose(arch, Echo::Nothing)?;
-    let stock = StockKernel::obtain()?;
+    let stock = StockKernel::obtain(arch)?;
     let scratch = tempfile::tempdir().context("Creating a directory for the initrd")?;
     let initrd = scratch.path().join("first.cpio");
-    Initramfs::with_busybox(&busybox()?).bytes("init", 0o755, INIT).write(&initrd)?;
+    Initramfs::with_busybox(&busybox(arch)?).bytes("init", 0o755, INIT).write(&initrd)?;
     host.file("carpel", carpel).file("bzImage", &stock.image).file("first.cpio", &initrd);
     for file in qemu()? {
         let name = file.file_name().and_then(|name| name.to_str()).context("A library without a name")?.to_owned();

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{APPEND, carpel, ended_with, step};
+use super::{carpel, ended_with, step};
+use crate::arch::{Architecture, X86_64};
 use crate::command::output;
 use crate::guest::said;
 use crate::host::{Output, Step};
@@ -18,21 +19,23 @@ const CPUS: [u64; 2] = [1, 4];
 const MEMORIES: [u64; 4] = [256, 3072, 3328, 6144];
 
 /// A guest and its machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Boot {
-    kernel: &'static str,
-    layout: &'static str,
-    cpus: u64,
+#[derive(Clone, Copy, Debug)]
+pub struct Boot {
+    pub arch: &'static Architecture,
+    pub kernel: &'static str,
+    pub layout: &'static str,
+    pub cpus: u64,
     /// MiB.
-    memory: u64,
+    pub memory: u64,
     /// How the guest's init ends it.
-    finish: &'static str,
+    pub finish: &'static str,
 }
 
 /// The stock kernel in every combination, or in those that cover every pair of values; and the tiny kernel, to which the MP table
 /// must tell its CPUs, for it knows no ACPI. Without that it cannot power off either.
 pub fn steps(binary: &Path, all: bool) -> Vec<Step> {
-    let tiny = LAYOUTS.map(|layout| Boot { kernel: "tiny", layout, cpus: 2, memory: 256, finish: "reboot" });
+    let tiny =
+        LAYOUTS.map(|layout| Boot { arch: &X86_64, kernel: "tiny", layout, cpus: 2, memory: 256, finish: "reboot" });
     let stock = if all { every_combination() } else { every_pair() };
     stock.into_iter().chain(tiny).map(|boot| boot.step(binary.to_owned())).collect()
 }
@@ -50,14 +53,15 @@ fn every_pair() -> Vec<Boot> {
 impl Boot {
     fn stock(kernel: usize, layout: usize, cpus: usize, memory: usize) -> Self {
         let [kernel, layout] = [KERNELS[kernel], LAYOUTS[layout]];
-        Self { kernel, layout, cpus: CPUS[cpus], memory: MEMORIES[memory], finish: "poweroff" }
+        Self { arch: &X86_64, kernel, layout, cpus: CPUS[cpus], memory: MEMORIES[memory], finish: "poweroff" }
     }
 
-    fn step(self, binary: PathBuf) -> Step {
-        let Self { kernel, layout, cpus, memory, finish } = self;
+    /// The test; `binary` is a carpel that runs here and prints the map.
+    pub fn step(self, binary: PathBuf) -> Step {
+        let Self { arch, kernel, layout, cpus, memory, finish } = self;
         let name = format!("{kernel}, {layout}, {cpus} vCPU, {memory} MiB: its machine");
         let machine = self.machine();
-        let script = carpel(&format!("-k {kernel} -i guest.cpio {machine} -a '{APPEND} finish={finish}'"));
+        let script = carpel(&format!("-k {kernel} -i guest.cpio {machine} -a '{} finish={finish}'", arch.guest_append));
         step(&name, script, Box::new(move |output| self.check(&binary, output)))
     }
 
@@ -75,7 +79,11 @@ impl Boot {
         let least = self.memory * 7 / 8 - 64;
         ensure!((least..=self.memory).contains(&memory), "The guest has {memory} MiB");
         let iomem: Vec<_> = said(&guest.text, "iomem").collect();
-        let map = output(Command::new(binary).args(["map", "--format", "json"]).args(self.machine().split(' ')))?;
+        let map = output(
+            Command::new(binary)
+                .args(["map", "--format", "json", "--arch", self.arch.name])
+                .args(self.machine().split(' ')),
+        )?;
         iomem::agrees(&iomem.join("\n"), &map)
     }
 }

@@ -41,7 +41,7 @@ impl Emulated {
     /// Gets what is missing: the emulator, a kernel, busybox.
     pub fn obtain(arch: &'static Architecture) -> Result<Self> {
         install_tools()?;
-        Ok(Self { arch, kernel: StockKernel::obtain()?, busybox: busybox()? })
+        Ok(Self { arch, kernel: StockKernel::obtain(arch)?, busybox: busybox(arch)? })
     }
 
     /// The command that boots the host with these files and scripts; `directory` lives as long as the host.
