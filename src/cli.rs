@@ -68,6 +68,9 @@ pub struct GuestArgs {
     /// Kernel to boot; its format is recognised
     #[arg(short, long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
+    /// Firmware to start instead of a kernel
+    #[arg(long, value_name = "FILE")]
+    pub firmware: Option<PathBuf>,
     /// Boot the kernel by linux, pvh or multiboot [default: the best way that it offers]
     #[arg(long, value_name = "WAY", value_parser = boot)]
     pub boot: Option<Boot>,

@@ -19,6 +19,7 @@ pub fn guest(args: &GuestArgs, arch: Option<Arch>) -> Result<Config> {
         mem: args.mem,
         topology: args.cpus,
         cpu: CpuModel::default(),
+        firmware: args.firmware.clone(),
         kernel: args.kernel.clone(),
         boot: args.boot,
         initrd: args.initrd.clone(),

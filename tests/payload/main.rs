@@ -8,6 +8,7 @@ mod console;
 mod cpu;
 mod dump;
 mod ends;
+mod firmware;
 mod guest;
 mod map;
 mod multiboot;

@@ -21,6 +21,8 @@ pub struct Config {
     pub topology: Topology,
     /// What of the host's processor they show.
     pub cpu: CpuModel,
+    /// Firmware to start.
+    pub firmware: Option<PathBuf>,
     /// Kernel to boot.
     pub kernel: Option<PathBuf>,
     /// How to boot the kernel; the best way that it offers, if none is named.

@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::dump::View;
 use crate::exit::Buses;
 use crate::kvm::{KvmError, Vcpu, Vm};
+use crate::loader::LoadError;
 use crate::memory::{GuestRam, HUGE_PAGE, MemoryError};
 use crate::outcome::Ending;
 use crate::plan::{Files, Plan};
@@ -28,6 +29,7 @@ pub struct Machine {
     pub(crate) view: Arc<View>,
     _vm: Vm,
     _ram: GuestRam,
+    _rom: Option<GuestRam>,
 }
 
 /// Why a machine could not be built.
@@ -39,6 +41,9 @@ pub enum MachineError {
     /// There is no memory for the guest.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// The firmware's image could not be read.
+    #[error("Cannot load the firmware")]
+    Firmware(#[from] LoadError),
     /// Two devices want one address.
     #[error("Cannot place a device")]
     Bus(#[from] BusError),
@@ -65,12 +70,13 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let ram = GuestRam::new(&plan.map.slots(), is_small(plan))?;
         let vm = Vm::new(kvm, plan, &ram)?;
+        let rom = rom(&vm, plan, files)?;
         let vcpus = vm.boot(plan, files, ram.memory())?;
         let (mut buses, serial) = platform::build(&vm, plan, console, ending)?;
         let view = View { map: plan.map.clone(), devices: plan.devices.clone(), memory: ram.memory().clone() };
         let memory = Arc::new(ram.memory().clone());
         let lanes = virtio::build(&vm, plan, devices, &memory, &mut buses.mmio)?;
-        Ok(Self { vcpus, lanes, buses: Arc::new(buses), serial, view: Arc::new(view), _vm: vm, _ram: ram })
+        Ok(Self { vcpus, lanes, buses: Arc::new(buses), serial, view: Arc::new(view), _vm: vm, _ram: ram, _rom: rom })
     }
 }
 
@@ -78,4 +84,13 @@ impl Machine {
 /// before a small guest runs; a kernel that fills one pays for small pages with a fault for each.
 fn is_small(plan: &Plan) -> bool {
     plan.map.claim("kernel").is_none_or(|kernel| kernel.size() < HUGE_PAGE as u64)
+}
+
+/// The firmware's image below 4 GiB, if there is one.
+fn rom(vm: &Vm, plan: &Plan, files: &Files) -> Result<Option<GuestRam>, MachineError> {
+    let (Some(source), Some(claim)) = (&files.firmware, plan.map.claim("firmware_image")) else { return Ok(None) };
+    let rom = GuestRam::new(&[claim.range()], false)?;
+    source.load(rom.memory(), 0, claim.size(), claim.start)?;
+    vm.add_rom(plan, &claim.range(), &rom)?;
+    Ok(Some(rom))
 }

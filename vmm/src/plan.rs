@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use carpel_arch::map::{Arch, Boot, Gic, Inputs, MemoryMap};
+use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, MemoryMap};
 use carpel_arch::x86_64::cpu::CpuModel;
 use carpel_arch::{MapError, Topology};
 use linux_loader::cmdline::Cmdline;
@@ -21,6 +21,8 @@ const BASE_CMDLINE: &str = "panic=-1";
 /// The files of a configuration, opened.
 #[derive(Debug)]
 pub struct Files {
+    /// The firmware.
+    pub firmware: Option<Source>,
     /// The kernel.
     pub kernel: Option<Source>,
     /// The initial RAM disk.
@@ -82,6 +84,18 @@ pub enum PlanError {
     /// There is nothing to boot.
     #[error("There is no kernel to boot; name one with --kernel FILE")]
     NoKernel,
+    /// Firmware finds its own kernel.
+    #[error("--kernel and --initrd cannot be combined with --firmware yet: {} boots from a disk", .firmware.display())]
+    KernelWithFirmware {
+        /// The firmware.
+        firmware: PathBuf,
+    },
+    /// The map has room for firmware, but nothing starts it.
+    #[error("--firmware cannot be started on {arch} yet")]
+    FirmwareArch {
+        /// The guest's architecture.
+        arch: Arch,
+    },
     /// A file that cannot be used.
     #[error("Cannot use {} as {role}", .path.display())]
     File {
@@ -154,6 +168,7 @@ impl Files {
         let open = |path: &PathBuf, role| {
             Source::open(path).map_err(|source| PlanError::File { path: path.clone(), role, source })
         };
+        let firmware = config.firmware.as_ref().map(|path| open(path, "the firmware")).transpose()?;
         let unpack = |path: &PathBuf| {
             let source = open(path, "the kernel")?;
             let unpacked = loader::unpack(config.layout.arch, source, config.boot, config.mem);
@@ -161,11 +176,18 @@ impl Files {
         };
         let kernel = config.kernel.as_ref().map(unpack).transpose()?;
         let initrd = config.initrd.as_ref().map(|path| open(path, "the initial RAM disk")).transpose()?;
-        Ok(Self { kernel, initrd })
+        Ok(Self { firmware, kernel, initrd })
     }
 
     /// Reads their headers.
     pub fn probe(&self, config: &Config, host: HostFacts) -> Result<Probe, PlanError> {
+        if let (Some(source), Some(path)) = (&self.firmware, config.firmware.clone()) {
+            if self.kernel.is_some() || self.initrd.is_some() {
+                return Err(PlanError::KernelWithFirmware { firmware: path });
+            }
+            let kernel = loader::firmware(source.size()).map_err(|source| PlanError::Kernel { path, source })?;
+            return Ok(Probe { kernel: Some(kernel), initrd: 0, host });
+        }
         let kernel =
             self.kernel.as_ref().map(|source| Kernel::probe(config.layout.arch, source, config.boot)).transpose();
         let kernel = kernel.map_err(|source| {
@@ -187,12 +209,17 @@ impl Probe {
     /// The guest physical map of this configuration.
     pub fn map(&self, config: &Config) -> Result<MemoryMap, PlanError> {
         let layout = config.layout;
+        let (kernel, firmware) = match &self.kernel {
+            Some(Kernel { boot: Boot::Firmware, extent: KernelExtent::Flat { size }, .. }) => (None, *size),
+            kernel => (kernel.as_ref().map(|kernel| kernel.extent), 0),
+        };
         let inputs = Inputs {
             vcpus: config.topology.vcpus(),
             phys_bits: self.host.phys_bits,
             boot: self.boot(),
             gic: if self.irqchip(config)? == IrqchipMode::GicV2 { Gic::V2 } else { Gic::V3 },
-            kernel: self.kernel.as_ref().map(|kernel| kernel.extent),
+            kernel,
+            firmware,
             initrd: self.initrd,
             initrd_limit: self.kernel.as_ref().map_or(u64::MAX, |kernel| kernel.initrd_limit),
             ..Inputs::new(layout.arch, config.mem)
@@ -210,8 +237,10 @@ impl Probe {
         let best = match (arch, self.host.gic) {
             (Arch::Aarch64, Gic::V2) => IrqchipMode::GicV2,
             (Arch::Aarch64, Gic::V3) => IrqchipMode::GicV3,
-            // Multiboot kernels are small ones, which expect a whole PC.
-            (Arch::X86_64 | Arch::Riscv64, _) if self.boot() == Boot::Multiboot => IrqchipMode::Full,
+            // Multiboot kernels are small ones, which expect a whole PC, as firmware does.
+            (Arch::X86_64 | Arch::Riscv64, _) if matches!(self.boot(), Boot::Multiboot | Boot::Firmware) => {
+                IrqchipMode::Full
+            }
             (Arch::X86_64 | Arch::Riscv64, _) => IrqchipMode::Split,
         };
         match config.irqchip {
@@ -227,6 +256,9 @@ impl Plan {
         let map = probe.map(config)?;
         let (irqchip, phys_bits) = (probe.irqchip(config)?, probe.host.phys_bits);
         let kernel = probe.kernel.ok_or(PlanError::NoKernel)?;
+        if kernel.boot == Boot::Firmware && map.arch != Arch::X86_64 {
+            return Err(PlanError::FirmwareArch { arch: map.arch });
+        }
         let devices = platform::place(&map, irqchip);
         let console = devices.iter().find_map(|placed| placed.device.console());
         let module = file_name(config.initrd.as_deref());
@@ -279,7 +311,8 @@ fn file_name(path: Option<&Path>) -> String {
 fn first_words(config: &Config, console: Option<&str>, kernel: &Kernel) -> String {
     match kernel.boot {
         Boot::Multiboot => file_name(config.kernel.as_deref()),
-        Boot::Linux | Boot::Pvh | Boot::Firmware => {
+        Boot::Firmware => String::new(),
+        Boot::Linux | Boot::Pvh => {
             console.map_or(BASE_CMDLINE.to_owned(), |name| format!("console={name} {BASE_CMDLINE}"))
         }
     }

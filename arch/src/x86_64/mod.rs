@@ -1,6 +1,7 @@
 //! x86-64: layouts, and what a boot loader or firmware would leave in memory for a kernel.
 
 pub mod acpi;
+pub mod acpi_loader;
 pub mod boot;
 pub mod cpu;
 pub mod maps;

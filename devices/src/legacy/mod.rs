@@ -7,7 +7,10 @@
 
 pub mod acpi_pm;
 pub mod cmos;
+pub mod debug_console;
 pub mod debug_exit;
+pub mod fw_cfg;
+pub mod host_bridge;
 pub mod i8042;
 pub mod ioapic;
 pub mod pl011;
@@ -21,7 +24,10 @@ pub mod vga;
 
 pub use acpi_pm::AcpiPm;
 pub use cmos::Cmos;
+pub use debug_console::DebugConsole;
 pub use debug_exit::DebugExit;
+pub use fw_cfg::{FwCfg, FwFile};
+pub use host_bridge::HostBridge;
 pub use i8042::I8042;
 pub use ioapic::{IoApic, Msi, MsiRouter};
 pub use pl011::Pl011;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::legacy::ioapic::MsiRouter;
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap};
@@ -141,23 +141,29 @@ impl Vm {
         // Slots come first: once there are vCPUs, each costs a hundred times as much (docs/performance.md).
         let slots = plan.map.slots();
         for (slot, range) in slots.iter().enumerate() {
-            vm.add_slot(slot as u32, range, ram.memory())?;
+            vm.add_slot(slot as u32, range, ram.memory(), 0)?;
         }
         if let Some(range) = host::shared_memory(&vm.fd, plan) {
             let shared = GuestRam::new(std::slice::from_ref(&range), false)?;
-            vm.add_slot(slots.len() as u32, &range, shared.memory())?;
+            vm.add_slot(slots.len() as u32, &range, shared.memory(), 0)?;
             vm.shared = Some(shared);
         }
         Ok(vm)
     }
 
-    fn add_slot(&self, slot: u32, range: &Range<u64>, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
+    /// Gives the guest a memory that it can only read; what it writes there goes to the MMIO bus.
+    pub fn add_rom(&self, plan: &Plan, range: &Range<u64>, rom: &GuestRam) -> Result<(), KvmError> {
+        // Behind RAM and what KVM shares.
+        self.add_slot(plan.map.slots().len() as u32 + 1, range, rom.memory(), KVM_MEM_READONLY)
+    }
+
+    fn add_slot(&self, slot: u32, range: &Range<u64>, memory: &GuestMemoryMmap, flags: u32) -> Result<(), KvmError> {
         let host = memory
             .get_host_address(GuestAddress(range.start))
             .map_err(|source| KvmError::Write { what: "memory slot", source })?;
         let region = kvm_userspace_memory_region {
             slot,
-            flags: 0,
+            flags,
             guest_phys_addr: range.start,
             memory_size: range.end - range.start,
             userspace_addr: host as u64,
@@ -203,6 +209,10 @@ impl Vm {
         }
         if let (Some(source), Some(claim)) = (&files.initrd, plan.map.claim("initrd")) {
             source.load(memory, 0, claim.size(), claim.start).map_err(load("initial RAM disk"))?;
+        }
+        if let (Some(source), Some(claim)) = (&files.firmware, plan.map.claim("firmware_low")) {
+            let offset = source.size().saturating_sub(claim.size());
+            source.load(memory, offset, claim.size(), claim.start).map_err(load("firmware"))?;
         }
         let boot = host::write_boot_structures(plan, memory)?;
         host::create_vcpus(&self.kvm, &self.fd, plan, &boot)

@@ -7,6 +7,7 @@ mod bzimage;
 mod decompress;
 mod elf;
 mod fields;
+mod firmware;
 mod image;
 mod multiboot;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 
 pub use bzimage::SETUP_HEADER;
 pub use decompress::DecompressError;
+pub use firmware::firmware;
 pub use source::{OpenError, Source};
 
 /// The format of a kernel image.
@@ -36,6 +38,8 @@ pub enum Format {
     Multiboot,
     /// Linux's arm64 image with its header.
     Image,
+    /// A firmware image.
+    Firmware,
 }
 
 impl Format {
@@ -46,6 +50,7 @@ impl Format {
             Self::Elf => "ELF",
             Self::Multiboot => "Multiboot image",
             Self::Image => "Image",
+            Self::Firmware => "firmware image",
         }
     }
 }

@@ -23,6 +23,8 @@ use crate::machine::MachineError;
 use crate::outcome::Ending;
 use crate::plan::Plan;
 
+pub use x86_64::acpi;
+
 /// How `--device` chooses the interrupt controllers.
 pub static IRQCHIP: Kind = Kind {
     name: "irqchip",
@@ -70,6 +72,12 @@ pub enum Device {
     DebugExit,
     /// The panic notification device.
     PvPanic,
+    /// A PCI host bridge, with the reset control register among its ports.
+    HostBridge,
+    /// What firmware says of itself.
+    DebugConsole,
+    /// What firmware is told of the machine.
+    FwCfg,
     /// The IOAPIC of a split interrupt controller.
     IoApic,
 }

@@ -4,13 +4,17 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use carpel_arch::map::{Extent, MemoryMap};
-use carpel_arch::x86_64::{acpi, mptable};
+use carpel_arch::x86_64::acpi::{self, Platform, SerialPort, VirtioMmio};
+use carpel_arch::x86_64::{acpi_loader, mptable};
 use carpel_devices::bus::{Bus, BusDevice, BusError};
 use carpel_devices::console::ConsolePort;
 use carpel_devices::event::EventSink;
 use carpel_devices::legacy::acpi_pm::AcpiPm;
 use carpel_devices::legacy::cmos::Cmos;
+use carpel_devices::legacy::debug_console::DebugConsole;
 use carpel_devices::legacy::debug_exit::DebugExit;
+use carpel_devices::legacy::fw_cfg::{FwCfg, FwFile};
+use carpel_devices::legacy::host_bridge::HostBridge;
 use carpel_devices::legacy::i8042::I8042;
 use carpel_devices::legacy::ioapic::IoApic;
 use carpel_devices::legacy::port61::Port61;
@@ -22,10 +26,11 @@ use carpel_devices::legacy::vga::Vga;
 use super::{Device, Place, Placed};
 use crate::config::IrqchipMode;
 use crate::exit::Buses;
-use crate::kvm::Vm;
+use crate::kvm::{KvmError, Vm};
 use crate::machine::MachineError;
 use crate::outcome::Ending;
 use crate::plan::Plan;
+use crate::virtio::Window;
 
 /// Where the high RAM of a PC starts, which its CMOS tells apart.
 const FOUR_GIB: u64 = 1 << 32;
@@ -46,8 +51,14 @@ pub fn place(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
         at(Device::DebugExit, "debug-exit", 0xF4, 4, None),
         at(Device::PvPanic, "pvpanic", acpi::PVPANIC_PORT, 1, None),
         at(Device::AcpiPm, "acpi-pm", acpi::PM1A_EVENT_PORT, AcpiPm::LEN, Some(acpi::SCI_GSI.into())),
-        at(Device::Reset, "reset", acpi::RESET_PORT, 1, None),
     ];
+    if map.claim("firmware_image").is_some() {
+        devices.push(at(Device::DebugConsole, "debug-console", 0x402, 1, None));
+        devices.push(at(Device::FwCfg, "fw-cfg", 0x510, FwCfg::LEN, None));
+        devices.push(at(Device::HostBridge, "host-bridge", 0xCF8, HostBridge::LEN, None));
+    } else {
+        devices.push(at(Device::Reset, "reset", acpi::RESET_PORT, 1, None));
+    }
     if irqchip == IrqchipMode::Split {
         devices.push(at(Device::Port61, "port61", 0x61, 1, None));
     }
@@ -72,6 +83,9 @@ pub fn build(
             Device::Serial => serial.clone(),
             Device::Port61 => Arc::new(Mutex::new(Port61::default())),
             Device::Vga => Arc::new(Mutex::new(Vga::default())),
+            Device::DebugConsole => Arc::new(Mutex::new(DebugConsole::default())),
+            Device::HostBridge => Arc::new(Mutex::new(HostBridge::new(ResetControl::new(events())))),
+            Device::FwCfg => Arc::new(Mutex::new(fw_cfg(plan)?)),
             Device::Cmos => Arc::new(Mutex::new(cmos(plan))),
             Device::AcpiPm => Arc::new(Mutex::new(AcpiPm::new(events()))),
             Device::Reset => Arc::new(Mutex::new(ResetControl::new(events()))),
@@ -92,6 +106,53 @@ pub fn build(
         super::insert(&mut buses, placed, device)?;
     }
     Ok(buses)
+}
+
+/// What ACPI tells of the machine.
+pub fn acpi(plan: &Plan) -> Platform {
+    let start = |name| plan.map.claim(name).map_or(0, |claim| claim.start);
+    let serial = plan.device(Device::Serial).and_then(|serial| match serial.place {
+        Place::Ports(ref ports) => Some(SerialPort { port: ports.start, irq: serial.irq? as u8 }),
+        Place::Mmio(_) => None,
+    });
+    Platform {
+        cpus: plan.vcpus as u8,
+        lapic: start("lapic") as u32,
+        ioapic: start("ioapic") as u32,
+        pic: plan.irqchip == IrqchipMode::Full,
+        com: [serial, None, None, None],
+        rtc: plan.device(Device::Cmos).is_some(),
+        pvpanic: plan.device(Device::PvPanic).is_some(),
+        virtio_mmio: plan.virtio_in_tables().iter().map(virtio_mmio).collect(),
+    }
+}
+
+/// A PC's device windows lie below 4 GiB.
+fn virtio_mmio(window: &Window) -> VirtioMmio {
+    VirtioMmio { base: window.base as u32, len: window.len as u32, gsi: window.irq }
+}
+
+fn fw_cfg(plan: &Plan) -> Result<FwCfg, KvmError> {
+    let tables = acpi_loader::files(&acpi(plan)).map_err(|error| KvmError::Boot(error.to_string()))?;
+    let mut files: Vec<_> = tables.into_iter().map(|(name, contents)| FwFile { name, contents }).collect();
+    files.push(FwFile { name: "etc/e820", contents: firmware_e820(&plan.map) });
+    if let Some(Place::Ports(ports)) = plan.device(Device::Serial).map(|serial| &serial.place) {
+        // SeaBIOS then has its screen and keyboard there: there is no other.
+        let contents = u64::from(ports.start).to_le_bytes().to_vec();
+        files.push(FwFile { name: "etc/sercon-port", contents });
+    }
+    Ok(FwCfg::new(plan.vcpus as u16, files))
+}
+
+/// The RAM as firmware is told of it: start, size and type (1) of each range. It knows a PC's holes itself.
+fn firmware_e820(map: &MemoryMap) -> Vec<u8> {
+    const RAM: u32 = 1;
+    let entry = |ram: &Extent| {
+        let mut bytes = [ram.start.to_le_bytes(), ram.size().to_le_bytes()].concat();
+        bytes.extend(RAM.to_le_bytes());
+        bytes
+    };
+    map.ram().flat_map(entry).collect()
 }
 
 fn cmos(plan: &Plan) -> Cmos {

@@ -1,19 +1,17 @@
 //! What a boot loader and firmware would leave in memory for a kernel, and the state that it is entered in.
 
 use carpel_arch::map::{Boot, Extent, MemoryMap};
-use carpel_arch::x86_64::acpi::{self, Platform, SerialPort, VirtioMmio};
+use carpel_arch::x86_64::acpi;
 use carpel_arch::x86_64::boot::{BootCpu, Tables, flat32_gdt, linux64, protected32};
 use carpel_arch::x86_64::maps::e820;
 use carpel_arch::x86_64::mptable;
 use carpel_arch::x86_64::multiboot::{self, Info, Module};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::config::IrqchipMode;
 use crate::kvm::KvmError;
 use crate::loader::{pvh, zero_page};
 use crate::plan::Plan;
-use crate::platform::{Device, Place};
-use crate::virtio::Window;
+use crate::platform;
 
 /// Where crosvm's layout has a kernel's first stack end: the register's value, for which nothing is set aside.
 const STACK_WITHOUT_CLAIM: u64 = 0x8000;
@@ -22,8 +20,14 @@ const STACK_MARGIN: u64 = 16;
 /// The MP floating pointer's size in bytes; the configuration table follows it.
 const MP_POINTER: u64 = 16;
 
+/// The state of the boot processor; none for firmware, which starts in the one after a reset.
+pub struct Entry(pub Option<BootCpu>);
+
 /// Writes the structures and returns the boot processor's state.
-pub fn write_boot_structures(plan: &Plan, memory: &GuestMemoryMmap) -> Result<BootCpu, KvmError> {
+pub fn write_boot_structures(plan: &Plan, memory: &GuestMemoryMmap) -> Result<Entry, KvmError> {
+    if plan.kernel.boot == Boot::Firmware {
+        return Ok(Entry(None));
+    }
     let writer = Writer { map: &plan.map, memory };
     writer.write("ACPI tables", writer.start("acpi"), &acpi_tables(plan)?)?;
     let (lapic, ioapic, mp) = (writer.start("lapic") as u32, writer.start("ioapic") as u32, writer.start("mptable"));
@@ -32,17 +36,18 @@ pub fn write_boot_structures(plan: &Plan, memory: &GuestMemoryMmap) -> Result<Bo
 
     let kernel_start = writer.start("kernel");
     let entry = plan.kernel.entry.resolve(kernel_start).unwrap_or(kernel_start);
-    match plan.kernel.boot {
+    let state = match plan.kernel.boot {
         Boot::Multiboot => {
             let info = writer.boot_info("Multiboot information", |base| multiboot_info(base, plan))?;
-            Ok(protected32(entry as u32, multiboot::BOOTLOADER_MAGIC, info, writer.start("boot_info")))
+            protected32(entry as u32, multiboot::BOOTLOADER_MAGIC, info, writer.start("boot_info"))
         }
         Boot::Pvh => {
             let info = writer.boot_info("PVH start information", |base| pvh::build(base, &plan.map, &plan.cmdline))?;
-            Ok(protected32(entry as u32, 0, info, writer.start("boot_info")))
+            protected32(entry as u32, 0, info, writer.start("boot_info"))
         }
-        Boot::Linux | Boot::Firmware => linux(plan, &writer, entry),
-    }
+        Boot::Linux | Boot::Firmware => linux(plan, &writer, entry)?,
+    };
+    Ok(Entry(Some(state)))
 }
 
 /// Guest memory, written to where the map says.
@@ -102,26 +107,6 @@ fn stack(map: &MemoryMap) -> u64 {
 }
 
 fn acpi_tables(plan: &Plan) -> Result<Vec<u8>, KvmError> {
-    let start = |name| plan.map.claim(name).map_or(0, |claim| claim.start);
-    let serial = plan.device(Device::Serial).and_then(|serial| match serial.place {
-        Place::Ports(ref ports) => Some(SerialPort { port: ports.start, irq: serial.irq? as u8 }),
-        Place::Mmio(_) => None,
-    });
-    let platform = Platform {
-        cpus: plan.vcpus as u8,
-        lapic: start("lapic") as u32,
-        ioapic: start("ioapic") as u32,
-        pic: plan.irqchip == IrqchipMode::Full,
-        com: [serial, None, None, None],
-        rtc: plan.device(Device::Cmos).is_some(),
-        pvpanic: plan.device(Device::PvPanic).is_some(),
-        virtio_mmio: plan.virtio_in_tables().iter().map(virtio_mmio).collect(),
-    };
-    let end = plan.map.claim("acpi").map_or(0, |claim| claim.end);
-    acpi::build(start("acpi"), end, &platform).map_err(|error| KvmError::Boot(error.to_string()))
-}
-
-/// A PC's device windows lie below 4 GiB.
-fn virtio_mmio(window: &Window) -> VirtioMmio {
-    VirtioMmio { base: window.base as u32, len: window.len as u32, gsi: window.irq }
+    let (start, end) = plan.map.claim("acpi").map_or((0, 0), |claim| (claim.start, claim.end));
+    acpi::build(start, end, &platform::acpi(plan)).map_err(|error| KvmError::Boot(error.to_string()))
 }

@@ -6,6 +6,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
+use super::boot::Entry;
 use super::{cpuid, irqchip};
 use crate::kvm::{Context as _, KvmError, Vcpu};
 use crate::plan::Plan;
@@ -23,8 +24,9 @@ const APIC_LVT_LINT1: usize = 0x360;
 const MODE_NMI: u32 = 0b100 << 8;
 const MODE_EXTINT: u32 = 0b111 << 8;
 
-/// Creates the interrupt controllers, then the vCPUs. The first is in the boot state; the others wait for their start-up interrupt.
-pub fn create_vcpus(kvm: &Kvm, vm: &VmFd, plan: &Plan, boot: &BootCpu) -> Result<Vec<Vcpu>, KvmError> {
+/// Creates the interrupt controllers, then the vCPUs. The first is in the state that the boot structures are for; the others
+/// wait for their start-up interrupt.
+pub fn create_vcpus(kvm: &Kvm, vm: &VmFd, plan: &Plan, entry: &Entry) -> Result<Vec<Vcpu>, KvmError> {
     irqchip::create(vm, plan)?;
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).call("KVM_GET_SUPPORTED_CPUID")?;
     let tsc_deadline = vm.check_extension(Cap::TscDeadlineTimer);
@@ -36,7 +38,7 @@ pub fn create_vcpus(kvm: &Kvm, vm: &VmFd, plan: &Plan, boot: &BootCpu) -> Result
         .map(|id| {
             let fd = vm.create_vcpu(id.into()).call("KVM_CREATE_VCPU")?;
             let features = cpuid::features(supported.as_slice(), id, plan.topology, tsc_deadline, &plan.cpu);
-            set_up(&fd, &features, (id == 0).then_some(boot))?;
+            set_up(&fd, &features, entry.0.as_ref().filter(|_| id == 0))?;
             Ok(Vcpu::new(id, fd))
         })
         .collect()
