@@ -180,7 +180,7 @@ impl<R: Read> Read for Lz4Legacy<R> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use std::io::Write;
 
@@ -230,9 +230,9 @@ mod tests {
         writer.finish().unwrap()
     }
 
-    type Packer = fn(&[u8]) -> Vec<u8>;
+    pub type Packer = fn(&[u8]) -> Vec<u8>;
 
-    const PACKERS: [(&str, Packer); 6] =
+    pub const PACKERS: [(&str, Packer); 6] =
         [("gzip", gzip), ("xz", xz), ("LZ4", lz4), ("zstd", zstd), ("bzip2", bzip2), ("LZMA", lzma)];
 
     fn bytes_of(source: &Source) -> Vec<u8> {

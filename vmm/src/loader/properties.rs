@@ -1,9 +1,13 @@
 //! What holds for any file, however its headers lie: no parser panics, and what it passes on lies inside the file and inside
 //! what it says the kernel occupies.
 
+use std::fs;
+use std::path::PathBuf;
+
 use carpel_arch::map::{Arch, KernelExtent};
 use proptest::prelude::*;
 
+use super::decompress::tests::PACKERS;
 use super::{Kernel, Source, Target, bzimage, elf, multiboot, unpack};
 
 /// Images of every format, to be damaged.
@@ -14,6 +18,25 @@ fn images() -> [Vec<u8>; 4] {
         elf::tests::with_note(&[0x20, 0, 0x10, 0], 4),
         multiboot::tests::flat(),
     ]
+}
+
+/// Gives the fuzz targets of tests/fuzz something to start from: `CARPEL_CORPUS=DIRECTORY` names where.
+#[test]
+fn seeds_for_fuzzing_are_images_that_parse() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = std::env::var_os("CARPEL_CORPUS").map_or_else(|| scratch.path().to_owned(), PathBuf::from);
+    let write = |target: &str, name: &str, bytes: &[u8]| {
+        fs::create_dir_all(directory.join(target)).unwrap();
+        fs::write(directory.join(target).join(name), bytes).unwrap();
+    };
+    for (index, image) in images().iter().enumerate() {
+        assert!(!Kernel::ways(Arch::X86_64, &Source::from_vec(image.clone())).unwrap().is_empty());
+        // The first byte is the number of the architecture in `Arch::ALL`.
+        write("kernel", &format!("image-{index}"), &[&[0], &image[..]].concat());
+        for (name, pack) in PACKERS {
+            write("decompress", &format!("image-{index}.{name}"), &pack(image));
+        }
+    }
 }
 
 fn check(arch: Arch, bytes: &[u8]) {
