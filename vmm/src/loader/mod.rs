@@ -15,6 +15,7 @@ mod properties;
 #[cfg(target_arch = "x86_64")]
 pub mod pvh;
 mod source;
+mod zboot;
 #[cfg(target_arch = "x86_64")]
 pub mod zero_page;
 
@@ -166,9 +167,10 @@ impl KernelError {
     }
 }
 
-/// The image to boot: what is inside a compressed file, and of a bzImage the ELF inside where a way is wanted that only
+/// The image to boot: what is inside a compressed file or an EFI zboot image, and of a bzImage the ELF inside where a way is wanted that only
 /// that may offer. At most `limit` bytes are unpacked.
 pub fn unpack(arch: Arch, source: Source, wanted: Option<Boot>, limit: u64) -> Result<Source, KernelError> {
+    let source = zboot::payload(&source)?.unwrap_or(source);
     let image = decompress::unpack(source, limit)?;
     let inside = arch == Arch::X86_64
         && matches!(wanted, Some(Boot::Pvh | Boot::Multiboot))
