@@ -34,7 +34,7 @@ const WRONG: &[(&[&str], &[&str])] = &[
     (&["--device", "sound"], &["`sound`", "irqchip", "carpel devices"]),
     (&["--device", "irqchip,colour=red"], &["irqchip,colour=red", "`colour`", "mode"]),
     (&["--device", "irqchip,mode=none"], &["irqchip,mode=none", "split", "full", "`none`"]),
-    (&["--device", "irqchip,mode"], &["irqchip,mode", "key=value"]),
+    (&["--device", "irqchip,mode"], &["irqchip,mode", "`mode`", "split", "full"]),
     (&["--device", ""], &["carpel devices"]),
     (&["--timeout", "0"], &["'0'", "--timeout"]),
     (&["--timeout", "soon"], &["'soon'", "--timeout", "such as 30s"]),
