@@ -82,7 +82,7 @@ pub struct GuestArgs {
     // A negative number is a wrong value then, not an unknown option.
     #[arg(allow_negative_numbers = true)]
     pub mem: u64,
-    /// Number of vCPUs: N[,sockets=S][,cores=C][,threads=T], where C are those of a socket and T those of a core
+    /// Number of vCPUs, and how they are arranged: 8, or 8,sockets=2,cores=2,threads=2 (cores of a socket, threads of a core)
     #[arg(short, long, value_name = "N", default_value = "1", value_parser = cpus::parse, allow_hyphen_values = true)]
     pub cpus: Topology,
     /// Guest physical map [default: the architecture's]
