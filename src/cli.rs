@@ -121,8 +121,8 @@ pub struct RunArgs {
     /// Configure a device: KIND[,key=value...]; `carpel devices` lists them (may repeat)
     #[arg(long, value_name = "DEVICE")]
     pub device: Vec<String>,
-    /// How the kernel learns of virtio devices; cmdline is for kernels without ACPI
-    #[arg(long, value_enum, default_value = "tables")]
+    /// How the kernel learns of virtio devices: tables, or cmdline for a kernel without ACPI
+    #[arg(long, value_enum, value_name = "WAY", default_value = "tables", hide_possible_values = true)]
     pub announce: Announcement,
     /// Where the guest's console goes: stdio, null or file=FILE; on a terminal, Ctrl-A x ends the guest
     #[arg(long, value_name = "TARGET", default_value = "stdio")]
