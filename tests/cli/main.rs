@@ -6,8 +6,7 @@
 mod arguments;
 mod carpel;
 mod files;
-// Shared with the tests of payloads, which use all of it.
-#[allow(dead_code)]
+#[expect(dead_code, reason = "the tests of payloads use all of it, these do not")]
 #[path = "../payload/guest.rs"]
 mod guest;
 mod host;
