@@ -6,7 +6,7 @@
 //!
 //! The guest chooses every offset, width and value. No access may panic, block without end, or allocate without bound.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod bus;
 pub mod console;
