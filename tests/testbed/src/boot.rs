@@ -3,6 +3,7 @@
 pub mod aarch64;
 mod ending;
 mod machine;
+mod virtio;
 mod ways;
 
 use std::fs::File;
@@ -53,6 +54,7 @@ impl Files {
             .context("Writing random bytes")?;
         write_initrd(&scratch.path().join("guest.cpio"), &busybox, None)?;
         write_initrd(&scratch.path().join("big.cpio"), &busybox, Some(&blob))?;
+        virtio::write_initrd(&scratch.path().join("virtio.cpio"), &busybox, &stock)?;
         let vmlinux = stock.vmlinux()?;
         pack("gzip", &vmlinux, &scratch.path().join("vmlinux.gz"))?;
         pack("zstd", &stock.image, &scratch.path().join("bzImage.zst"))?;
@@ -63,7 +65,7 @@ impl Files {
     pub fn give(&self, host: &mut Host) {
         host.file("carpel", &self.carpel).file("bzImage", &self.stock).file("vmlinux", &self.vmlinux);
         host.file("tiny", &self.tiny.image);
-        for file in ["guest.cpio", "big.cpio", "vmlinux.gz", "bzImage.zst"] {
+        for file in ["guest.cpio", "big.cpio", "virtio.cpio", "vmlinux.gz", "bzImage.zst"] {
             host.file(file, &self.scratch.path().join(file));
         }
     }
@@ -74,6 +76,8 @@ impl Files {
         steps.push(self.big_initrd());
         steps.extend(ending::steps());
         steps.extend(ways::steps());
+        steps.extend(virtio::each(&X86_64, "bzImage"));
+        steps.push(virtio::together(&X86_64, "vmlinux", "crosvm"));
         steps
     }
 

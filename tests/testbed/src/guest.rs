@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use crate::initramfs::Initramfs;
 
-/// Prints facts as lines `guest: KEY VALUE`, which no message of the kernel may interrupt. The kernel hands its unknown parameter
-/// `finish=` on as a variable.
+/// Loads its modules, runs what `parts=` names, and prints facts as lines `guest: KEY VALUE`, which no message of the kernel may
+/// interrupt. The kernel hands its unknown parameters `parts=` and `finish=` on as variables.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/
@@ -15,6 +15,9 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 dmesg -n 1
+for module in /modules/*.ko; do
+    [ ! -e "$module" ] || insmod "$module" || echo "guest: $module does not load"
+done
 if [ "$finish" = shell ]; then
     echo "guest: up"
     exec setsid cttyhack sh
@@ -28,6 +31,9 @@ fi
 while IFS= read -r line; do
     echo "guest: iomem $line"
 done < /proc/iomem
+for part in $(echo "$parts" | tr , ' '); do
+    sh "/parts/$part"
+done
 echo "guest: up"
 case $finish in
     halt) halt -f ;;
@@ -37,10 +43,16 @@ case $finish in
 esac
 "#;
 
-/// Writes the guests' initrd to `path`; with a blob, its init also prints that file's MD5 sum.
-pub fn write_initrd(path: &Path, busybox: &Path, blob: Option<&Path>) -> Result<()> {
+/// The guests' initrd, to which modules may be added, and scripts in /parts.
+pub fn initrd(busybox: &Path) -> Initramfs {
     let mut archive = Initramfs::with_busybox(busybox);
     archive.bytes("init", 0o755, INIT);
+    archive
+}
+
+/// Writes the guests' initrd to `path`; with a blob, its init also prints that file's MD5 sum.
+pub fn write_initrd(path: &Path, busybox: &Path, blob: Option<&Path>) -> Result<()> {
+    let mut archive = initrd(busybox);
     if let Some(blob) = blob {
         archive.file("blob", 0o644, blob);
     }

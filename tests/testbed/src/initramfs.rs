@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use cpio::newc::{Builder, ModeFileType, trailer};
 
+use crate::module::Module;
+
 /// An archive in the making. Directories appear by themselves, before what is in them.
 #[derive(Debug, Default)]
 pub struct Initramfs {
@@ -50,6 +52,14 @@ impl Initramfs {
     /// Adds a copy of a file of this machine.
     pub fn file(&mut self, path: &str, permissions: u32, source: &Path) -> &mut Self {
         self.add(path, permissions, Body::File(source.to_owned()))
+    }
+
+    /// Adds kernel modules to /modules, where their names sort in the order in which they load.
+    pub fn modules(&mut self, modules: Vec<Module>) -> &mut Self {
+        for (number, module) in modules.into_iter().enumerate() {
+            self.bytes(&format!("modules/{number:02}-{}.ko", module.name), 0o644, module.bytes);
+        }
+        self
     }
 
     fn add(&mut self, path: &str, permissions: u32, body: Body) -> &mut Self {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::arch::Architecture;
 use crate::cache;
+use crate::module::{self, Module};
 use crate::packages::{candidate_for, names};
 
 /// A stock kernel, unpacked in the cache.
@@ -40,8 +41,17 @@ impl StockKernel {
         Ok(Self { release, image, modules })
     }
 
-    /// The module `name`, decompressed.
-    pub fn module(&self, name: &str) -> Result<Vec<u8>> {
+    /// These modules and all that they depend on, in an order in which they load. Those that the kernel has built in are left out.
+    pub fn modules(&self, names: &[&str]) -> Result<Vec<Module>> {
+        let builtin = fs::read_to_string(self.modules.join("modules.builtin")).context("Reading modules.builtin")?;
+        let builtin = builtin.lines().map(|path| module::name(Path::new(path))).collect::<Vec<_>>();
+        module::in_order(names, |name| {
+            if builtin.iter().any(|other| other == name) { Ok(None) } else { self.module(name).map(Some) }
+        })
+    }
+
+    /// The file of the module `name`, decompressed.
+    fn module(&self, name: &str) -> Result<Vec<u8>> {
         let file =
             find(&self.modules, name)?.with_context(|| format!("Kernel {} has no module {name}", self.release))?;
         let bytes = fs::read(&file).with_context(|| format!("Reading {}", file.display()))?;
@@ -71,11 +81,7 @@ fn find(directory: &Path, name: &str) -> Result<Option<PathBuf>> {
             if let Some(found) = find(&path, name)? {
                 return Ok(Some(found));
             }
-        } else if path
-            .file_name()
-            .and_then(|file| file.to_str()?.split_once(".ko"))
-            .is_some_and(|(stem, _)| stem == name)
-        {
+        } else if path.to_string_lossy().contains(".ko") && module::name(&path) == name {
             return Ok(Some(path));
         }
     }
@@ -194,6 +200,7 @@ mod tests {
         fs::write(root.path().join("kernel/virt/kvm-amd.ko"), "a").unwrap();
         fs::write(root.path().join("kernel/virt/kvm.ko.xz"), "k").unwrap();
         assert!(find(root.path(), "kvm").unwrap().unwrap().ends_with("kvm.ko.xz"));
+        assert!(find(root.path(), "kvm_amd").unwrap().unwrap().ends_with("kvm-amd.ko"));
         assert!(find(root.path(), "amd").unwrap().is_none());
     }
 }

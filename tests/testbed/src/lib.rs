@@ -11,6 +11,7 @@ pub mod host;
 pub mod initramfs;
 pub mod iomem;
 pub mod kernel;
+pub mod module;
 pub mod packages;
 pub mod payload;
 pub mod say;

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 use super::machine::Boot;
+use super::virtio;
 use crate::arch::{Architecture, native};
 use crate::guest::write_initrd;
 use crate::host::{Host, Step};
@@ -32,12 +33,14 @@ impl Files {
     /// Builds carpel, gets the kernel, and packs the initrd.
     pub fn obtain(arch: &'static Architecture) -> Result<Self> {
         let scratch = tempfile::tempdir().context("Creating a directory for the initrd")?;
-        write_initrd(&scratch.path().join("guest.cpio"), &busybox(arch)?, None)?;
+        let (busybox, stock) = (busybox(arch)?, StockKernel::obtain(arch)?);
+        write_initrd(&scratch.path().join("guest.cpio"), &busybox, None)?;
+        virtio::write_initrd(&scratch.path().join("virtio.cpio"), &busybox, &stock)?;
         Ok(Self {
             arch,
             carpel: workspace::carpel(arch)?,
             mapper: workspace::carpel(native()?)?,
-            stock: StockKernel::obtain(arch)?.image,
+            stock: stock.image,
             scratch,
         })
     }
@@ -45,14 +48,17 @@ impl Files {
     /// Puts them into the host, under the names that the steps use.
     pub fn give(&self, host: &mut Host) {
         host.file("carpel", &self.carpel).file("Image", &self.stock);
-        host.file("guest.cpio", &self.scratch.path().join("guest.cpio"));
+        for file in ["guest.cpio", "virtio.cpio"] {
+            host.file(file, &self.scratch.path().join(file));
+        }
     }
 
     /// The stock kernel in every combination of layout, vCPUs and memory, or in four that have every pair of values.
     pub fn steps(&self, all: bool) -> Vec<Step> {
         let rows = (0..8).map(|n| (n & 1, n >> 1 & 1, n >> 2));
         let wanted = rows.filter(|(layout, cpus, memory)| all || layout ^ cpus == *memory);
-        wanted.map(|(layout, cpus, memory)| self.boot(layout, cpus, memory).step(self.mapper.clone())).collect()
+        let machines = wanted.map(|(layout, cpus, memory)| self.boot(layout, cpus, memory).step(self.mapper.clone()));
+        machines.chain(LAYOUTS.map(|layout| virtio::together(self.arch, "Image", layout))).collect()
     }
 
     fn boot(&self, layout: usize, cpus: usize, memory: usize) -> Boot {

@@ -12,7 +12,7 @@ use crate::packages::{busybox, install_tools};
 
 /// First process of the host. What it prints before the driver's first mark is the host's own; from there on the kernel is silent,
 /// for it would write into the guests' lines.
-const INIT: &str = r"#!/bin/busybox sh
+const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/
 mount -t proc proc /proc
@@ -22,13 +22,13 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmp /tmp
 dmesg -n 1
-for module in @MODULES@; do
-    insmod /modules/$module.ko || echo 'The module does not load'
+for module in /modules/*.ko; do
+    [ ! -e "$module" ] || insmod "$module" || echo 'The module does not load'
 done
 cd /steps
 sh ./steps
 poweroff -f
-";
+"#;
 
 /// What an emulated host is made of.
 pub struct Emulated {
@@ -52,10 +52,7 @@ impl Emulated {
         scripts: &[(String, String)],
     ) -> Result<Command> {
         let mut archive = Initramfs::with_busybox(&self.busybox);
-        archive.bytes("init", 0o755, INIT.replace("@MODULES@", &self.arch.kvm_modules.join(" ")));
-        for module in self.arch.kvm_modules {
-            archive.bytes(&format!("modules/{module}.ko"), 0o644, self.kernel.module(module)?);
-        }
+        archive.bytes("init", 0o755, INIT).modules(self.kernel.modules(self.arch.modules)?);
         for (name, source) in files {
             archive.file(&format!("steps/{name}"), 0o755, source);
         }
