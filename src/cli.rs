@@ -118,6 +118,9 @@ pub struct RunArgs {
     /// Add to the kernel command line (may repeat)
     #[arg(short, long, visible_alias = "cmdline", value_name = "TEXT")]
     pub append: Vec<String>,
+    /// Give the guest a disk: FILE[,ro][,id=X][,...], as `carpel devices` says of blk (may repeat)
+    #[arg(long, value_name = "FILE")]
+    pub disk: Vec<String>,
     /// Configure a device: KIND[,key=value...]; `carpel devices` lists them (may repeat)
     #[arg(long, value_name = "DEVICE")]
     pub device: Vec<String>,

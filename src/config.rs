@@ -40,7 +40,7 @@ pub fn run(args: &RunArgs) -> Result<Config> {
         }
         config.cpu = CpuModel::parse(cpu).with_context(|| format!("Cannot use `--cpu {cpu}`"))?;
     }
-    let devices = devices::parse(&args.device)?;
+    let devices = devices::parse(&devices::texts(args))?;
     config.irqchip = devices.irqchip.or(config.irqchip);
     config.virtio = devices.virtio;
     config.announce = match args.announce {

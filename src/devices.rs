@@ -8,6 +8,8 @@ use carpel_devices::virtio;
 use carpel_vmm::config::{IrqchipMode, VirtioConfig};
 use carpel_vmm::platform::IRQCHIP;
 
+use crate::cli::RunArgs;
+
 /// What all `--device` options of a guest come to.
 #[derive(Debug, Default)]
 pub struct Devices {
@@ -30,6 +32,12 @@ pub fn list() -> String {
         let _ = writeln!(text, "  example: {}", kind.example);
     }
     text
+}
+
+/// The devices of all options: short forms are what `--device` would say.
+pub fn texts(args: &RunArgs) -> Vec<String> {
+    let disks = args.disk.iter().map(|disk| format!("blk,path={disk}"));
+    args.device.iter().cloned().chain(disks).collect()
 }
 
 /// Reads the options, each `KIND[,key=value...]`. Naming a standard kind configures the one that every guest has, or takes it

@@ -3,6 +3,7 @@
 
 #![cfg(target_arch = "x86_64")]
 
+mod blk;
 mod boot;
 mod console;
 mod cpu;

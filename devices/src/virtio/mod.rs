@@ -14,10 +14,11 @@ pub mod rate;
 mod testing;
 pub mod transport;
 
+pub mod blk;
 pub mod rng;
 
 /// Every kind of virtio device.
-pub static REGISTRY: &[&VirtioKind] = &[&rng::KIND];
+pub static REGISTRY: &[&VirtioKind] = &[&blk::KIND, &rng::KIND];
 
 use std::error::Error;
 use std::ops::Range;
