@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use thiserror::Error;
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT as _, QueueT as _};
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryError, GuestMemoryMmap};
+use vm_memory::{Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryError, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Buffer, Chain};
@@ -17,6 +17,14 @@ use super::interrupt::Interrupt;
 const LOOKS: u32 = 2;
 /// Emptied buffer lists that are kept for later chains.
 const SPARE_LISTS: usize = 64;
+
+/// Layout of the rings in bytes (sections 2.7.6 and 2.7.8): the fields before their elements, and the elements.
+const AVAILABLE_HEADER: u64 = 4;
+const AVAILABLE_ELEMENT: u64 = 2;
+const USED_HEADER: u64 = 4;
+const USED_ELEMENT: u64 = 8;
+/// Offset of the used ring's index.
+const USED_INDEX: u64 = 2;
 
 /// What a driver, or a request of its, did wrong.
 #[derive(Debug, Error)]
@@ -96,8 +104,8 @@ pub struct VirtQueue {
     again: bool,
     /// The driver is asked not to kick.
     quiet: bool,
-    /// Chains were completed since the driver was last told.
-    completed: bool,
+    /// The used ring's index when the driver was last told, or might have been.
+    told: u16,
     spare: Vec<Vec<Buffer>>,
 }
 
@@ -128,7 +136,7 @@ impl VirtQueue {
             budget: rings.size,
             again: false,
             quiet: false,
-            completed: false,
+            told: 0,
             spare: Vec::new(),
         })
     }
@@ -168,19 +176,41 @@ impl VirtQueue {
         Ok(None)
     }
 
+    /// Whether [`VirtQueue::pop`] gives no more chains in this pass, though there may be some.
+    pub fn pass_is_over(&self) -> bool {
+        self.budget == 0
+    }
+
     /// Gives a chain back, of whose writable bytes the first `written` were written. The driver is told when the pass ends.
     pub fn complete(&mut self, chain: Chain, written: u32) -> Result<(), Fault> {
-        self.queue.add_used(&*self.memory, chain.head, written).map_err(Fault::Rings)?;
+        self.complete_all([(chain, written)])
+    }
+
+    /// Gives chains back, in this order, so that the driver sees all or none of them.
+    pub fn complete_all(&mut self, chains: impl IntoIterator<Item = (Chain, u32)>) -> Result<(), Fault> {
+        let ring = GuestAddress(self.queue.used_ring());
+        let mut next = self.queue.next_used();
+        for (chain, written) in chains {
+            let element = USED_HEADER + USED_ELEMENT * u64::from(next % self.size());
+            let fields = [u32::from(chain.head).to_le(), written.to_le()];
+            self.memory.write_obj(fields, ring.unchecked_add(element)).map_err(Fault::Access)?;
+            next = next.wrapping_add(1);
+            self.reclaim(chain);
+        }
+        self.queue.set_next_used(next);
+        let index = ring.unchecked_add(USED_INDEX);
+        self.memory.store(next.to_le(), index, Ordering::Release).map_err(Fault::Access)
+    }
+
+    fn reclaim(&mut self, chain: Chain) {
         if let Some(in_flight) = self.in_flight.get_mut(usize::from(chain.head)) {
             *in_flight = false;
         }
-        self.completed = true;
         if self.spare.len() < SPARE_LISTS {
             let mut buffers = chain.buffers;
             buffers.clear();
             self.spare.push(buffers);
         }
-        Ok(())
     }
 
     /// Has the worker kicked again once others had their turn.
@@ -191,7 +221,8 @@ impl VirtQueue {
     /// Lets the next pass begin.
     pub(super) fn end_pass(&mut self) -> Result<(), Fault> {
         self.budget = self.size();
-        if std::mem::take(&mut self.completed) && self.wants_interrupt()? {
+        let told = std::mem::replace(&mut self.told, self.queue.next_used());
+        if told != self.told && self.wants_interrupt(told)? {
             self.interrupt.used();
         }
         if std::mem::take(&mut self.again) {
@@ -205,14 +236,19 @@ impl VirtQueue {
         let _ = self.kick.write(1);
     }
 
-    fn wants_interrupt(&mut self) -> Result<bool, Fault> {
-        let needed = self.queue.needs_notification(&*self.memory).map_err(Fault::Rings)?;
-        if self.queue.event_idx_enabled() {
-            return Ok(needed);
+    /// Whether the driver asked to be told of chains given back since the used ring's index was `told` (section 2.7.7).
+    fn wants_interrupt(&self, told: u16) -> Result<bool, Fault> {
+        // What was given back is visible before the driver's wish is read: it looks once more after it has written that.
+        fence(Ordering::SeqCst);
+        let ring = GuestAddress(self.queue.avail_ring());
+        let load = |at| self.memory.load(ring.unchecked_add(at), Ordering::Relaxed).map(u16::from_le);
+        if !self.queue.event_idx_enabled() {
+            let flags = load(0).map_err(Fault::Access)?;
+            return Ok(u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0);
         }
-        let address = GuestAddress(self.queue.avail_ring());
-        let flags: u16 = self.memory.load(address, Ordering::Relaxed).map_err(Fault::Access)?;
-        Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+        let event = load(AVAILABLE_HEADER + AVAILABLE_ELEMENT * u64::from(self.size())).map_err(Fault::Access)?;
+        let next = self.queue.next_used();
+        Ok(next.wrapping_sub(event).wrapping_sub(1) < next.wrapping_sub(told))
     }
 
     fn admit(&mut self, chain: DescriptorChain<&GuestMemoryMmap>) -> Result<Chain, Fault> {

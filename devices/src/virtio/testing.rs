@@ -140,12 +140,14 @@ impl Guest {
             self.write(register, address as u32);
             self.write(register + 4, (address >> 32) as u32);
         }
+        for ring in [available, used] {
+            // Where there is no memory, the queue will not become ready.
+            let _ = self.memory.write_slice(&[0; 4], GuestAddress(ring));
+        }
         self.write(r::QUEUE_READY, 1);
         let ready = self.read(r::QUEUE_READY) == 1;
         if ready {
             self.queues[queue] = RingState { size, ..RingState::default() };
-            self.memory.write_slice(&[0; 4], GuestAddress(available)).unwrap();
-            self.memory.write_slice(&[0; 4], GuestAddress(used)).unwrap();
         }
         ready
     }
@@ -255,6 +257,10 @@ impl Guest {
             assert!(started.elapsed() < PATIENCE, "The device does not answer");
             thread::sleep(Duration::from_micros(100));
         }
+    }
+
+    pub fn write_bytes(&self, address: u64, bytes: &[u8]) {
+        self.memory.write_slice(bytes, GuestAddress(address)).unwrap();
     }
 
     pub fn bytes(&self, address: u64, length: usize) -> Vec<u8> {
