@@ -121,6 +121,9 @@ pub struct RunArgs {
     /// Give the guest a disk: FILE[,ro][,id=X][,...], as `carpel devices` says of blk (may repeat)
     #[arg(long, value_name = "FILE")]
     pub disk: Vec<String>,
+    /// Give the guest a network interface: tap=NAME[,mac=..][,...], as `carpel devices` says of net (may repeat)
+    #[arg(long, value_name = "KIND")]
+    pub net: Vec<String>,
     /// Configure a device: KIND[,key=value...]; `carpel devices` lists them (may repeat)
     #[arg(long, value_name = "DEVICE")]
     pub device: Vec<String>,

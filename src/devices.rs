@@ -37,7 +37,8 @@ pub fn list() -> String {
 /// The devices of all options: short forms are what `--device` would say.
 pub fn texts(args: &RunArgs) -> Vec<String> {
     let disks = args.disk.iter().map(|disk| format!("blk,path={disk}"));
-    args.device.iter().cloned().chain(disks).collect()
+    let nets = args.net.iter().map(|net| format!("net,{net}"));
+    args.device.iter().cloned().chain(disks).chain(nets).collect()
 }
 
 /// Reads the options, each `KIND[,key=value...]`. Naming a standard kind configures the one that every guest has, or takes it

@@ -13,5 +13,6 @@ mod firmware;
 mod guest;
 mod map;
 mod multiboot;
+mod net;
 mod report;
 mod virtio;

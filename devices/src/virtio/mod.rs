@@ -15,10 +15,11 @@ mod testing;
 pub mod transport;
 
 pub mod blk;
+pub mod net;
 pub mod rng;
 
 /// Every kind of virtio device.
-pub static REGISTRY: &[&VirtioKind] = &[&blk::KIND, &rng::KIND];
+pub static REGISTRY: &[&VirtioKind] = &[&blk::KIND, &net::KIND, &rng::KIND];
 
 use std::error::Error;
 use std::ops::Range;

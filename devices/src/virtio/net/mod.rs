@@ -1,0 +1,193 @@
+//! Network device (section 5.1) with a tap of the host behind it.
+//!
+//! Frames pass between guest memory and the kernel without a copy of ours, each with a header that tells what is left
+//! to its receiver: checksums and segmentation. The kernel's tap does for the guest what the guest leaves to it,
+//! and leaves to the guest what that allows.
+
+mod control;
+mod header;
+mod link;
+mod options;
+mod pair;
+mod receive;
+mod tap;
+#[cfg(test)]
+mod tests;
+mod transmit;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
+};
+
+use super::interrupt::Interrupt;
+use super::rate::RateLimiter;
+use super::{Opened, VirtioDevice, VirtioKind, Worker, read_bytes};
+use crate::registry::Options;
+use control::ControlWorker;
+use link::Link;
+use options::{KIND_OPTIONS, NetOptions};
+use pair::{PairWorker, Role};
+use receive::Receiver;
+use tap::{Interface, Tap};
+use transmit::Transmitter;
+
+/// The network device for `--device`.
+pub static KIND: VirtioKind = VirtioKind { kind: KIND_OPTIONS, open };
+
+/// Device type (section 5).
+const DEVICE_TYPE: u32 = 1;
+/// What Linux fills without waiting: a frame of 64 KiB takes 43 buffers of 1526 bytes. QEMU's queues have as many entries.
+const QUEUE_SIZE: u16 = 256;
+/// The driver has one command at a time.
+const CONTROL_QUEUE_SIZE: u16 = 16;
+/// At most so many frames pass in one direction before the other has its turn.
+const FRAMES_PER_PASS: u32 = 64;
+
+/// What every device offers.
+const FEATURES: u64 = 1 << VIRTIO_NET_F_CSUM
+    | 1 << VIRTIO_NET_F_GUEST_CSUM
+    | 1 << VIRTIO_NET_F_MTU
+    | 1 << VIRTIO_NET_F_MAC
+    | 1 << VIRTIO_NET_F_GUEST_TSO4
+    | 1 << VIRTIO_NET_F_GUEST_TSO6
+    | 1 << VIRTIO_NET_F_GUEST_ECN
+    | 1 << VIRTIO_NET_F_HOST_TSO4
+    | 1 << VIRTIO_NET_F_HOST_TSO6
+    | 1 << VIRTIO_NET_F_HOST_ECN
+    | 1 << VIRTIO_NET_F_MRG_RXBUF
+    | 1 << VIRTIO_NET_F_STATUS;
+/// And what a device with several queue pairs offers.
+const MULTI_QUEUE_FEATURES: u64 = 1 << VIRTIO_NET_F_CTRL_VQ | 1 << VIRTIO_NET_F_MQ;
+
+/// Features that mean nothing without another one (section 5.1.3.1).
+const REQUIREMENTS: [(u32, &[u32]); 7] = [
+    (VIRTIO_NET_F_GUEST_TSO4, &[VIRTIO_NET_F_GUEST_CSUM]),
+    (VIRTIO_NET_F_GUEST_TSO6, &[VIRTIO_NET_F_GUEST_CSUM]),
+    (VIRTIO_NET_F_GUEST_ECN, &[VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6]),
+    (VIRTIO_NET_F_HOST_TSO4, &[VIRTIO_NET_F_CSUM]),
+    (VIRTIO_NET_F_HOST_TSO6, &[VIRTIO_NET_F_CSUM]),
+    (VIRTIO_NET_F_HOST_ECN, &[VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6]),
+    (VIRTIO_NET_F_MQ, &[VIRTIO_NET_F_CTRL_VQ]),
+];
+
+fn open(options: &Options) -> Opened {
+    let options = NetOptions::new(options)?;
+    let taps = Tap::open(&options.tap, options.queues)?;
+    let interface = Interface::new(&options.tap)?;
+    if let Some(mtu) = options.mtu {
+        interface.set_mtu(mtu)?;
+    }
+    let mtu = interface.mtu()?;
+    let links = taps.into_iter().map(|tap| Arc::new(tap) as Arc<dyn Link>).collect();
+    Ok(Box::new(Net::new(options, mtu, links)?))
+}
+
+/// A network device with its links to the host, one for each queue pair.
+struct Net {
+    name: String,
+    mac: [u8; 6],
+    mtu: u16,
+    links: Vec<Arc<dyn Link>>,
+    is_up: Arc<AtomicBool>,
+    /// One for each queue pair, until the workers are asked for.
+    limiters: Vec<(RateLimiter, RateLimiter)>,
+}
+
+impl Net {
+    fn new(options: NetOptions, mtu: u16, links: Vec<Arc<dyn Link>>) -> io::Result<Self> {
+        let share = |rate: Option<u64>| rate.map(|rate| (rate / links.len() as u64).max(1));
+        let limiters = || Ok((RateLimiter::new(share(options.rx_rate))?, RateLimiter::new(share(options.tx_rate))?));
+        let limiters = links.iter().map(|_| limiters()).collect::<io::Result<_>>()?;
+        Ok(Self { name: options.tap, mac: options.mac, mtu, links, is_up: Arc::new(AtomicBool::new(true)), limiters })
+    }
+
+    fn has_control_queue(&self) -> bool {
+        self.links.len() > 1
+    }
+}
+
+impl VirtioDevice for Net {
+    fn device_type(&self) -> u32 {
+        DEVICE_TYPE
+    }
+
+    fn features(&self) -> u64 {
+        FEATURES | if self.has_control_queue() { MULTI_QUEUE_FEATURES } else { 0 }
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        let mut sizes = vec![QUEUE_SIZE; 2 * self.links.len()];
+        sizes.extend(self.has_control_queue().then_some(CONTROL_QUEUE_SIZE));
+        sizes
+    }
+
+    /// Section 5.1.4: MAC address, status, number of queue pairs, MTU.
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let status = if self.is_up.load(Ordering::Acquire) { VIRTIO_NET_S_LINK_UP as u16 } else { 0 };
+        let mut config = self.mac.to_vec();
+        for field in [status, self.links.len() as u16, self.mtu] {
+            config.extend(field.to_le_bytes());
+        }
+        read_bytes(&config, offset, data);
+    }
+
+    fn workers(&mut self, interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
+        let state = LinkState { is_up: Arc::clone(&self.is_up), interrupt: interrupt.clone() };
+        let mut workers: Vec<Box<dyn Worker>> = Vec::new();
+        for ((number, link), (receive, transmit)) in self.links.iter().enumerate().zip(self.limiters.drain(..)) {
+            workers.push(Box::new(PairWorker {
+                number,
+                name: self.name.clone(),
+                link: Arc::clone(link),
+                state: state.clone(),
+                receiver: Receiver::new(receive, self.mtu),
+                transmitter: Transmitter::new(transmit),
+                role: Role::Nothing,
+            }));
+        }
+        if self.has_control_queue() {
+            workers.push(Box::new(ControlWorker { links: self.links.clone() }));
+        }
+        workers
+    }
+}
+
+/// Whether the interface is still there, for the driver to read.
+#[derive(Clone)]
+struct LinkState {
+    is_up: Arc<AtomicBool>,
+    interrupt: Interrupt,
+}
+
+impl LinkState {
+    fn set_down(&self) {
+        if self.is_up.swap(false, Ordering::AcqRel) {
+            self.interrupt.config_changed();
+        }
+    }
+}
+
+/// What passed in one direction since the driver started.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    passed: u64,
+    dropped: u64,
+}
+
+/// The features without those that lack what they need: drivers must not choose such.
+fn consistent(features: u64) -> u64 {
+    REQUIREMENTS.iter().fold(features, |features, (feature, needed)| {
+        let holds = needed.iter().any(|&bit| has(features, bit));
+        if holds { features } else { features & !(1 << feature) }
+    })
+}
+
+fn has(features: u64, bit: u32) -> bool {
+    features >> bit & 1 != 0
+}
