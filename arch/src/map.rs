@@ -84,7 +84,7 @@ pub enum Kind {
     Mmio,
     /// Set aside for PCI.
     Pci,
-    /// A firmware image, mapped read-only, where there is one.
+    /// A firmware image, mapped read-only, where there is one, and what it stores.
     Firmware,
     /// Memory shared between host and guest besides RAM.
     Shm,

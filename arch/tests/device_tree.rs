@@ -20,7 +20,7 @@ fn decompiled(tree: &[u8]) -> String {
 }
 
 fn device(kind: Kind, range: Range<u64>, spi: u32) -> Device {
-    Device { kind, range, spi }
+    Device { kind, range, spi: Some(spi) }
 }
 
 fn tree(layout: &Layout, gic: Gic, vcpus: u32) -> String {
@@ -39,6 +39,7 @@ fn tree(layout: &Layout, gic: Gic, vcpus: u32) -> String {
             device(Kind::Pl061, 0x903_0000..0x903_1000, 7),
             device(Kind::VirtioMmio, 0xA00_0000..0xA00_4000, 16),
             device(Kind::VirtioMmio, 0xA00_4000..0xA00_8000, 17),
+            Device { kind: Kind::CfiFlash, range: 0x400_0000..0x410_0000, spi: None },
         ],
     };
     decompiled(&build(&Machine { map: &map, vcpus, cmdline: "console=ttyS0 x=\"y\"", devices }).unwrap())
@@ -79,6 +80,7 @@ fn the_kernel_finds_its_console_memory_and_initrd() {
         // Both CPUs have the timer's interrupts.
         "interrupts = <0x01 0x0d 0x304 0x01 0x0e 0x304 0x01 0x0b 0x304 0x01 0x0a 0x304>;",
         "clock-names = \"uartclk\\0apb_pclk\";",
+        "bank-width = <0x04>;",
     ] {
         assert!(virt.contains(line), "{line} in {virt}");
     }

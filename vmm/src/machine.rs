@@ -86,11 +86,15 @@ fn is_small(plan: &Plan) -> bool {
     plan.map.claim("kernel").is_none_or(|kernel| kernel.size() < HUGE_PAGE as u64)
 }
 
-/// The firmware's image below 4 GiB, if there is one.
+/// The largest page of any host: memory slots are made of whole pages.
+const ROM_GRANULE: u64 = 64 << 10;
+
+/// The firmware's image in memory of its own, where the map has it outside of RAM.
 fn rom(vm: &Vm, plan: &Plan, files: &Files) -> Result<Option<GuestRam>, MachineError> {
     let (Some(source), Some(claim)) = (&files.firmware, plan.map.claim("firmware_image")) else { return Ok(None) };
-    let rom = GuestRam::new(&[claim.range()], false)?;
+    let range = claim.start..claim.end.next_multiple_of(ROM_GRANULE);
+    let rom = GuestRam::new(std::slice::from_ref(&range), false)?;
     source.load(rom.memory(), 0, claim.size(), claim.start)?;
-    vm.add_rom(plan, &claim.range(), &rom)?;
+    vm.add_rom(plan, &range, &rom)?;
     Ok(Some(rom))
 }

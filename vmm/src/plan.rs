@@ -90,11 +90,13 @@ pub enum PlanError {
         /// The firmware.
         firmware: PathBuf,
     },
-    /// The map has room for firmware, but nothing starts it.
-    #[error("--firmware cannot be started on {arch} yet")]
-    FirmwareArch {
+    /// The map has no room for firmware.
+    #[error("The layout `{layout}` of {arch} has no place for --firmware")]
+    NoFirmware {
         /// The guest's architecture.
         arch: Arch,
+        /// The layout.
+        layout: &'static str,
     },
     /// A file that cannot be used.
     #[error("Cannot use {} as {role}", .path.display())]
@@ -185,7 +187,8 @@ impl Files {
             if self.kernel.is_some() || self.initrd.is_some() {
                 return Err(PlanError::KernelWithFirmware { firmware: path });
             }
-            let kernel = loader::firmware(source.size()).map_err(|source| PlanError::Kernel { path, source })?;
+            let kernel = loader::firmware(config.layout.arch, source.size())
+                .map_err(|source| PlanError::Kernel { path, source })?;
             return Ok(Probe { kernel: Some(kernel), initrd: 0, host });
         }
         let kernel =
@@ -256,8 +259,9 @@ impl Plan {
         let map = probe.map(config)?;
         let (irqchip, phys_bits) = (probe.irqchip(config)?, probe.host.phys_bits);
         let kernel = probe.kernel.ok_or(PlanError::NoKernel)?;
-        if kernel.boot == Boot::Firmware && map.arch != Arch::X86_64 {
-            return Err(PlanError::FirmwareArch { arch: map.arch });
+        if kernel.boot == Boot::Firmware && ["firmware", "firmware_image"].iter().all(|name| map.claim(name).is_none())
+        {
+            return Err(PlanError::NoFirmware { arch: map.arch, layout: map.layout });
         }
         let devices = platform::place(&map, irqchip);
         let console = devices.iter().find_map(|placed| placed.device.console());

@@ -30,8 +30,8 @@ pub struct Device {
     pub kind: Kind,
     /// Its registers.
     pub range: Range<u64>,
-    /// Its interrupt: an SPI, counted from 0, that is edge-triggered.
-    pub spi: u32,
+    /// Its interrupt, if it has one: an SPI, counted from 0, that is edge-triggered.
+    pub spi: Option<u32>,
 }
 
 /// The kinds of devices that a tree can describe.
@@ -47,6 +47,8 @@ pub enum Kind {
     Pl061,
     /// A virtio-mmio transport.
     VirtioMmio,
+    /// Flash memory of two 16-bit chips side by side that tells its properties by the Common Flash Interface.
+    CfiFlash,
 }
 
 impl Kind {
@@ -56,6 +58,7 @@ impl Kind {
             Self::Pl031 => "rtc",
             Self::Pl061 => "gpio",
             Self::VirtioMmio => "virtio_mmio",
+            Self::CfiFlash => "flash",
         }
     }
 
@@ -66,6 +69,7 @@ impl Kind {
             Self::Pl031 => &["arm,pl031", "arm,primecell"],
             Self::Pl061 => &["arm,pl061", "arm,primecell"],
             Self::VirtioMmio => &["virtio,mmio"],
+            Self::CfiFlash => &["cfi-flash"],
         }
     }
 
@@ -74,7 +78,7 @@ impl Kind {
         match self {
             Self::Pl011 => &["uartclk", "apb_pclk"],
             Self::Pl031 | Self::Pl061 => &["apb_pclk"],
-            Self::Serial16550 | Self::VirtioMmio => &[],
+            Self::Serial16550 | Self::VirtioMmio | Self::CfiFlash => &[],
         }
     }
 
@@ -114,6 +118,9 @@ const BUS_CLOCK: u32 = 24_000_000;
 /// Line 3 of the PL061 is QEMU's power key, and Linux's code for it (include/uapi/linux/input-event-codes.h).
 const POWER_LINE: u32 = 3;
 const KEY_POWER: u32 = 116;
+
+/// Bytes of the flash's data bus (bindings, mtd/mtd-physmap.yaml).
+const FLASH_BANK_WIDTH: u32 = 4;
 
 /// Writes the tree.
 pub fn build(machine: &Machine) -> Result<Vec<u8>, FdtError> {
@@ -234,7 +241,9 @@ fn device(fdt: &mut FdtWriter, device: &Device) -> Result<(), FdtError> {
     let node = fdt.begin_node(&name(device))?;
     strings(fdt, "compatible", device.kind.compatible())?;
     reg(fdt, &[&device.range])?;
-    fdt.property_array_u32("interrupts", &[SPI, device.spi, EDGE_RISING])?;
+    if let Some(spi) = device.spi {
+        fdt.property_array_u32("interrupts", &[SPI, spi, EDGE_RISING])?;
+    }
     let clocks = device.kind.clocks();
     if !clocks.is_empty() {
         fdt.property_array_u32("clocks", &vec![CLOCK; clocks.len()])?;
@@ -248,6 +257,7 @@ fn device(fdt: &mut FdtWriter, device: &Device) -> Result<(), FdtError> {
             fdt.property_phandle(GPIO)?;
         }
         Kind::VirtioMmio => fdt.property_null("dma-coherent")?,
+        Kind::CfiFlash => fdt.property_u32("bank-width", FLASH_BANK_WIDTH)?,
         Kind::Pl011 | Kind::Pl031 => {}
     }
     Ok(fdt.end_node(node)?)

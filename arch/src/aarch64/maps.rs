@@ -67,6 +67,8 @@ pub static CROSVM: Layout = Layout {
 const GICV2_VCPUS: (When, u32) = (When::Gic(Gic::V2), 8);
 
 const VIRT_RAM: u64 = 0x4000_0000;
+/// QEMU's second flash has 64 MiB; edk2 uses 768 KiB of it for its variables, U-Boot 256 KiB for its environment.
+const VIRT_VARIABLES: Range<u64> = 0x400_0000..0x410_0000;
 const VIRT_GICR: Range<u64> = 0x80A_0000..0x900_0000;
 /// One for each of the 32 windows.
 const VIRT_WINDOW_SPIS: Range<u32> = 16..48;
@@ -77,6 +79,7 @@ pub static VIRT: Layout = Layout {
     arch: Arch::Aarch64,
     rows: &[
         Row::fixed("flash", Kind::Firmware, 0..0x400_0000),
+        Row::fixed("flash_variables", Kind::Firmware, VIRT_VARIABLES).when(FIRMWARE),
         Row::fixed("gicd", Kind::Mmio, 0x800_0000..0x801_0000),
         Row::fixed("gicc", Kind::Mmio, 0x801_0000..0x802_0000).when(When::Gic(Gic::V2)),
         Row::fixed("gicv", Kind::Reserved, 0x802_0000..0x803_0000).when(When::Gic(Gic::V2)),

@@ -6,6 +6,7 @@
 //! make such accesses, and splitting lets a single exit touch registers that the guest did not name.)
 
 pub mod acpi_pm;
+pub mod cfi_flash;
 pub mod cmos;
 pub mod debug_console;
 pub mod debug_exit;
@@ -23,6 +24,7 @@ pub mod serial;
 pub mod vga;
 
 pub use acpi_pm::AcpiPm;
+pub use cfi_flash::{CfiFlash, FlashArray};
 pub use cmos::Cmos;
 pub use debug_console::DebugConsole;
 pub use debug_exit::DebugExit;

@@ -33,7 +33,8 @@ const BLOB: u64 = 40 << 20;
 
 /// The files that boot tests need, beside the host.
 pub struct Files {
-    carpel: PathBuf,
+    /// A carpel that runs on this machine.
+    pub carpel: PathBuf,
     stock: PathBuf,
     vmlinux: PathBuf,
     tiny: TinyKernel,

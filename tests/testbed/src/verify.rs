@@ -89,22 +89,30 @@ fn workspace_checks(tally: &mut Tally) {
 fn boot_tests(wanted: &Wanted, tally: &mut Tally) -> Result<()> {
     let native = arch::native()?;
     let files = Files::obtain(native)?;
-    let mut found = run_steps(native, wanted, tally, files.steps(wanted.full), |host| files.give(host))?;
+    let mut found = run_steps(native, wanted, tally, files.steps(wanted.full), |host| {
+        files.give(host);
+        Ok(())
+    })?;
     for arch in [&AARCH64, &AARCH64_GICV2] {
-        let files = boot::aarch64::Files::obtain(arch)?;
-        found |= run_steps(arch, wanted, tally, files.steps(wanted.full), |host| files.give(host))?;
+        let steps = boot::aarch64::steps(arch, &files.carpel, wanted.full);
+        found |= run_steps(arch, wanted, tally, steps, |host| {
+            let files = boot::aarch64::Files::obtain(arch)?;
+            files.give(host);
+            Ok(files)
+        })?;
     }
     ensure!(found, "No boot test has {:?} in its name", wanted.only.as_deref().unwrap_or_default());
     Ok(())
 }
 
-/// Runs the wanted ones of these steps in a host of their own; whether there are any.
-fn run_steps(
+/// Runs the wanted ones of these steps in a host of their own; whether there are any. `prepare` gets what they need, gives it to
+/// the host, and returns what must stay as long as the host.
+fn run_steps<T>(
     arch: &'static Architecture,
     wanted: &Wanted,
     tally: &mut Tally,
     mut steps: Vec<Step>,
-    give: impl FnOnce(&mut Host),
+    prepare: impl FnOnce(&mut Host) -> Result<T>,
 ) -> Result<bool> {
     if let Some(part) = &wanted.only {
         steps.retain(|step| format!("{}: {}", arch.host, step.name).contains(part));
@@ -113,7 +121,7 @@ fn run_steps(
         return Ok(false);
     }
     let mut host = Host::choose(arch, if wanted.verbose { Echo::Everything } else { Echo::Nothing })?;
-    give(&mut host);
+    let _prepared = prepare(&mut host)?;
     for outcome in host.run(&steps)? {
         // The host has printed each outcome as it came.
         match outcome.verdict {

@@ -3,6 +3,7 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod abilities;
+mod flash;
 #[cfg(target_arch = "aarch64")]
 use aarch64 as host;
 mod vcpu;
@@ -24,6 +25,7 @@ use vmm_sys_util::errno::Error as Errno;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use abilities::Abilities;
+pub use flash::FlashSlot;
 pub use host::host_facts;
 pub use vcpu::Vcpu;
 
@@ -157,24 +159,14 @@ impl Vm {
         self.add_slot(plan.map.slots().len() as u32 + 1, range, rom.memory(), KVM_MEM_READONLY)
     }
 
+    /// Gives the guest the memory of flash chips.
+    pub fn add_flash(&self, plan: &Plan, range: &Range<u64>) -> Result<FlashSlot, KvmError> {
+        // Behind the firmware's image.
+        FlashSlot::new(Arc::clone(&self.fd), plan.map.slots().len() as u32 + 2, range)
+    }
+
     fn add_slot(&self, slot: u32, range: &Range<u64>, memory: &GuestMemoryMmap, flags: u32) -> Result<(), KvmError> {
-        let host = memory
-            .get_host_address(GuestAddress(range.start))
-            .map_err(|source| KvmError::Write { what: "memory slot", source })?;
-        let region = kvm_userspace_memory_region {
-            slot,
-            flags,
-            guest_phys_addr: range.start,
-            memory_size: range.end - range.start,
-            userspace_addr: host as u64,
-        };
-        // SAFETY: slots are made of whole regions of guest memory, one each; the machine keeps that mapped until all
-        // vCPUs are gone.
-        unsafe { self.fd.set_user_memory_region(region) }.map_err(|source| KvmError::Call {
-            call: "KVM_SET_USER_MEMORY_REGION",
-            detail: format!(" for {:#x}-{:#x}", range.start, range.end),
-            source,
-        })
+        set_memory_region(&self.fd, memory_region(slot, range, memory, flags)?)
     }
 
     /// Connects a line to an interrupt: an edge on it raises this GSI without the monitor's doing.
@@ -210,13 +202,44 @@ impl Vm {
         if let (Some(source), Some(claim)) = (&files.initrd, plan.map.claim("initrd")) {
             source.load(memory, 0, claim.size(), claim.start).map_err(load("initial RAM disk"))?;
         }
-        if let (Some(source), Some(claim)) = (&files.firmware, plan.map.claim("firmware_low")) {
+        // All of the image or the end of it: where the map has it in RAM.
+        let firmware = ["firmware", "firmware_low"].iter().find_map(|name| plan.map.claim(name));
+        if let (Some(source), Some(claim)) = (&files.firmware, firmware) {
             let offset = source.size().saturating_sub(claim.size());
             source.load(memory, offset, claim.size(), claim.start).map_err(load("firmware"))?;
         }
         let boot = host::write_boot_structures(plan, memory)?;
         host::create_vcpus(&self.kvm, &self.fd, plan, &boot)
     }
+}
+
+/// A slot for this range of guest memory, which is one region.
+fn memory_region(
+    slot: u32,
+    range: &Range<u64>,
+    memory: &GuestMemoryMmap,
+    flags: u32,
+) -> Result<kvm_userspace_memory_region, KvmError> {
+    let host = memory
+        .get_host_address(GuestAddress(range.start))
+        .map_err(|source| KvmError::Write { what: "memory slot", source })?;
+    Ok(kvm_userspace_memory_region {
+        slot,
+        flags,
+        guest_phys_addr: range.start,
+        memory_size: range.end - range.start,
+        userspace_addr: host as u64,
+    })
+}
+
+fn set_memory_region(vm: &VmFd, region: kvm_userspace_memory_region) -> Result<(), KvmError> {
+    // SAFETY: slots are made of whole regions of guest memory, one each; its owner keeps that mapped until all vCPUs or the
+    // slot are gone.
+    unsafe { vm.set_user_memory_region(region) }.map_err(|source| KvmError::Call {
+        call: "KVM_SET_USER_MEMORY_REGION",
+        detail: format!(" for {:#x} bytes at {:#x}", region.memory_size, region.guest_phys_addr),
+        source,
+    })
 }
 
 /// A signal must not end what is only being set up.

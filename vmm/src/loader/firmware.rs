@@ -1,15 +1,15 @@
-//! Firmware images: no format, only a size. They end at 4 GiB, where a processor starts.
+//! Firmware images: no format, only a size.
 
-use carpel_arch::map::{Boot, KernelExtent, PAGE_SIZE};
+use carpel_arch::map::{Arch, Boot, KernelExtent, PAGE_SIZE};
 
 use super::{Format, Kernel, KernelError, Target};
 
-/// Where a processor starts after a reset (Intel SDM volume 3, section 10.1.4).
+/// Where a PC's processor starts after a reset (Intel SDM volume 3, section 10.1.4).
 const RESET_VECTOR: u64 = 0xFFFF_FFF0;
 
-/// An image of this many bytes.
-pub fn firmware(size: u64) -> Result<Kernel, KernelError> {
-    if !size.is_multiple_of(PAGE_SIZE) {
+/// An image of this many bytes. A PC's ends at 4 GiB, just above its entry; others are entered at their first byte.
+pub fn firmware(arch: Arch, size: u64) -> Result<Kernel, KernelError> {
+    if arch == Arch::X86_64 && !size.is_multiple_of(PAGE_SIZE) {
         let reason = format!("its size of {size} bytes is not a multiple of 4 KiB");
         return Err(KernelError::unfit(Format::Firmware, reason));
     }
@@ -19,7 +19,7 @@ pub fn firmware(size: u64) -> Result<Kernel, KernelError> {
         boot: Boot::Firmware,
         extent: KernelExtent::Flat { size },
         segments: Vec::new(),
-        entry: Target::At(RESET_VECTOR),
+        entry: if arch == Arch::X86_64 { Target::At(RESET_VECTOR) } else { Target::Kernel(0) },
         initrd_limit: u64::MAX,
         cmdline_max: 0,
         setup_header: Vec::new(),

@@ -61,7 +61,7 @@ impl Format {
 pub enum Target {
     /// At this guest physical address.
     At(u64),
-    /// This many bytes after the start of the map's `kernel` claim.
+    /// This many bytes after the start of the map's claim for the kernel or firmware.
     Kernel(u64),
 }
 

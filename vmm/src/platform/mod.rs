@@ -56,6 +56,8 @@ pub enum Device {
     Pl031,
     /// The general-purpose lines of Arm boards.
     Pl061,
+    /// The flash in which firmware of Arm boards keeps its variables.
+    CfiFlash,
     /// The keyboard controller, for its reset line.
     I8042,
     /// System control port B, where KVM has no PIT that would serve it.
@@ -143,7 +145,7 @@ pub fn build(
     let port = console_port(vm, plan, console)?;
     let buses = match plan.map.arch {
         Arch::X86_64 => x86_64::build(vm, plan, &port, ending)?,
-        Arch::Aarch64 | Arch::Riscv64 => aarch64::build(plan, &port)?,
+        Arch::Aarch64 | Arch::Riscv64 => aarch64::build(vm, plan, &port)?,
     };
     Ok((buses, port))
 }

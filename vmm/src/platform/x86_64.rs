@@ -101,7 +101,7 @@ pub fn build(
                 buses.ioapic = Some(ioapic.clone());
                 ioapic
             }
-            Device::Pl011 | Device::Pl031 | Device::Pl061 => continue,
+            Device::Pl011 | Device::Pl031 | Device::Pl061 | Device::CfiFlash => continue,
         };
         super::insert(&mut buses, placed, device)?;
     }

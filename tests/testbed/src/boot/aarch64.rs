@@ -1,18 +1,21 @@
-//! The boot tests of aarch64: the stock kernel in every layout, on hosts with either interrupt controller.
+//! The boot tests of aarch64: the stock kernel in every layout, on hosts with either interrupt controller, and firmware.
 
-use std::path::PathBuf;
+mod firmware;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 use super::machine::Boot;
 use super::virtio;
-use crate::arch::{Architecture, native};
+use crate::arch::{AARCH64, Architecture};
 use crate::guest::write_initrd;
 use crate::host::{Host, Step};
 use crate::kernel::StockKernel;
 use crate::packages::busybox;
 use crate::workspace;
+use firmware::Firmware;
 
 const LAYOUTS: [&str; 2] = ["crosvm", "virt"];
 const CPUS: [u64; 2] = [1, 2];
@@ -21,26 +24,23 @@ const MEMORIES: [u64; 2] = [256, 5120];
 
 /// The files that the tests need, beside the host.
 pub struct Files {
-    arch: &'static Architecture,
     carpel: PathBuf,
-    /// The carpel of this machine, to print maps with.
-    mapper: PathBuf,
     stock: PathBuf,
+    firmware: Option<Firmware>,
     scratch: TempDir,
 }
 
 impl Files {
-    /// Builds carpel, gets the kernel, and packs the initrd.
+    /// Builds carpel, gets the kernel and the firmware, and packs the initrd.
     pub fn obtain(arch: &'static Architecture) -> Result<Self> {
         let scratch = tempfile::tempdir().context("Creating a directory for the initrd")?;
         let (busybox, stock) = (busybox(arch)?, StockKernel::obtain(arch)?);
         write_initrd(&scratch.path().join("guest.cpio"), &busybox, None)?;
         virtio::write_initrd(&scratch.path().join("virtio.cpio"), &busybox, &stock)?;
         Ok(Self {
-            arch,
             carpel: workspace::carpel(arch)?,
-            mapper: workspace::carpel(native()?)?,
             stock: stock.image,
+            firmware: runs_firmware(arch).then(Firmware::obtain).transpose()?,
             scratch,
         })
     }
@@ -51,20 +51,33 @@ impl Files {
         for file in ["guest.cpio", "virtio.cpio"] {
             host.file(file, &self.scratch.path().join(file));
         }
+        if let Some(firmware) = &self.firmware {
+            firmware.give(host);
+        }
     }
+}
 
-    /// The stock kernel in every combination of layout, vCPUs and memory, or in four that have every pair of values.
-    pub fn steps(&self, all: bool) -> Vec<Step> {
-        let rows = (0..8).map(|n| (n & 1, n >> 1 & 1, n >> 2));
-        let wanted = rows.filter(|(layout, cpus, memory)| all || layout ^ cpus == *memory);
-        let machines = wanted.map(|(layout, cpus, memory)| self.boot(layout, cpus, memory).step(self.mapper.clone()));
-        machines.chain(LAYOUTS.map(|layout| virtio::together(self.arch, "Image", layout))).collect()
+/// The boot tests: the stock kernel in every combination of layout, vCPUs and memory, or in four that have every pair of values.
+/// `mapper` is a carpel of this machine, to print maps with.
+pub fn steps(arch: &'static Architecture, mapper: &Path, all: bool) -> Vec<Step> {
+    let rows = (0..8).map(|n| (n & 1, n >> 1 & 1, n >> 2));
+    let wanted = rows.filter(|(layout, cpus, memory)| all || layout ^ cpus == *memory);
+    let mut steps: Vec<_> =
+        wanted.map(|(layout, cpus, memory)| boot(arch, layout, cpus, memory).step(mapper.to_owned())).collect();
+    steps.extend(LAYOUTS.map(|layout| virtio::together(arch, "Image", layout)));
+    if runs_firmware(arch) {
+        steps.extend(firmware::steps());
     }
+    steps
+}
 
-    fn boot(&self, layout: usize, cpus: usize, memory: usize) -> Boot {
-        // Either end is PSCI's.
-        let finish = if cpus == 0 { "poweroff" } else { "reboot" };
-        let (layout, cpus, memory) = (LAYOUTS[layout], CPUS[cpus], MEMORIES[memory]);
-        Boot { arch: self.arch, kernel: "Image", layout, cpus, memory, finish }
-    }
+fn boot(arch: &'static Architecture, layout: usize, cpus: usize, memory: usize) -> Boot {
+    // Either end is PSCI's.
+    let finish = if cpus == 0 { "poweroff" } else { "reboot" };
+    Boot { arch, kernel: "Image", layout: LAYOUTS[layout], cpus: CPUS[cpus], memory: MEMORIES[memory], finish }
+}
+
+/// In one of the hosts: to firmware that only polls, its interrupt controller makes no difference.
+fn runs_firmware(arch: &Architecture) -> bool {
+    arch.host == AARCH64.host
 }

@@ -20,7 +20,7 @@ pub fn write_boot_structures(plan: &Plan, memory: &GuestMemoryMmap) -> Result<Bo
     let virtio = plan.virtio_in_tables().iter().map(|window| fdt::Device {
         kind: Kind::VirtioMmio,
         range: window.base..window.base + window.len,
-        spi: window.irq,
+        spi: Some(window.irq),
     });
     let machine = Machine {
         map: &plan.map,
@@ -41,8 +41,9 @@ pub fn write_boot_structures(plan: &Plan, memory: &GuestMemoryMmap) -> Result<Bo
     memory
         .write_slice(&tree, GuestAddress(claim.start))
         .map_err(|source| KvmError::Write { what: "device tree", source })?;
-    let kernel_start = plan.map.claim("kernel").map_or(0, |claim| claim.start);
-    Ok(BootCpu { entry: plan.kernel.entry.resolve(kernel_start).unwrap_or(kernel_start), fdt: claim.start })
+    let image = ["kernel", "firmware", "firmware_image"].iter().find_map(|name| plan.map.claim(name));
+    let start = image.map_or(0, |image| image.start);
+    Ok(BootCpu { entry: plan.kernel.entry.resolve(start).unwrap_or(start), fdt: claim.start })
 }
 
 /// How the device tree describes a device; not at all, if it is one that Arm machines do not have.
@@ -52,8 +53,9 @@ fn described(placed: &Placed) -> Option<fdt::Device> {
         Device::Pl011 => Kind::Pl011,
         Device::Pl031 => Kind::Pl031,
         Device::Pl061 => Kind::Pl061,
+        Device::CfiFlash => Kind::CfiFlash,
         _ => return None,
     };
     let Place::Mmio(range) = &placed.place else { return None };
-    Some(fdt::Device { kind, range: range.clone(), spi: placed.irq? })
+    Some(fdt::Device { kind, range: range.clone(), spi: placed.irq })
 }
