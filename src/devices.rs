@@ -62,7 +62,7 @@ pub fn parse(devices: &[String]) -> Result<Devices> {
     let named = |name| all.virtio.iter().any(|device| device.kind.kind.name == name);
     let missing: Vec<_> =
         virtio::REGISTRY.iter().filter(|virtio| virtio.kind.standard && !named(virtio.kind.name)).collect();
-    for kind in missing {
+    for kind in missing.into_iter().rev() {
         all.virtio.insert(0, VirtioConfig { kind, options: kind.kind.parse(kind.kind.name)? });
     }
     all.virtio.retain(|device| !device.options.has(OFF.name));
@@ -84,11 +84,11 @@ mod tests {
 
     #[test]
     fn standard_devices_are_there_unless_taken_away() {
-        assert_eq!(names(&[]), ["rng"]);
-        assert_eq!(names(&["irqchip,mode=full"]), ["rng"]);
-        assert_eq!(names(&["rng,rate=1K"]), ["rng,rate=1K"]);
-        assert_eq!(names(&["rng", "rng,rate=1K"]), ["rng", "rng,rate=1K"]);
-        assert_eq!(names(&["rng,off"]), [""; 0]);
+        assert_eq!(names(&[]), ["balloon", "rng"]);
+        assert_eq!(names(&["irqchip,mode=full"]), ["balloon", "rng"]);
+        assert_eq!(names(&["rng,rate=1K"]), ["balloon", "rng,rate=1K"]);
+        assert_eq!(names(&["rng", "rng,rate=1K"]), ["balloon", "rng", "rng,rate=1K"]);
+        assert_eq!(names(&["rng,off", "balloon,off"]), [""; 0]);
     }
 
     #[test]

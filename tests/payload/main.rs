@@ -3,6 +3,7 @@
 
 #![cfg(target_arch = "x86_64")]
 
+mod balloon;
 mod blk;
 mod boot;
 mod console;

@@ -27,6 +27,11 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// The memory that it lies in.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
     /// What the device may read.
     pub fn readable(&self) -> Buffers<'_> {
         Buffers { memory: &self.memory, buffers: &self.buffers[..self.readable] }

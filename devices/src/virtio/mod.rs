@@ -14,12 +14,13 @@ pub mod rate;
 mod testing;
 pub mod transport;
 
+pub mod balloon;
 pub mod blk;
 pub mod net;
 pub mod rng;
 
 /// Every kind of virtio device.
-pub static REGISTRY: &[&VirtioKind] = &[&blk::KIND, &net::KIND, &rng::KIND];
+pub static REGISTRY: &[&VirtioKind] = &[&balloon::KIND, &blk::KIND, &net::KIND, &rng::KIND];
 
 use std::error::Error;
 use std::ops::Range;
