@@ -112,14 +112,16 @@ fn freestanding(arch: &str, flags: &[&str]) -> Command {
     command
 }
 
-/// The floor, which makes x86-64 KVM calls, and the guest of monitors that boot PVH only.
+/// The floor, which makes x86-64 KVM calls, what loads devices in hosts and guests, and the guest of monitors that boot PVH only.
 fn build_bench(sources: &Path, out: &Path) {
     if variable("CARGO_CFG_TARGET_ARCH") == "x86_64" {
         let compile = |source: &str, program: &str, flags: &[&str]| {
             let mut command = Command::new(compiler("x86_64"));
             run(command.args(flags).arg(sources.join(source)).arg("-o").arg(out.join(program)));
         };
-        compile("floor.c", "floor", &["-O2", "-Wall", "-Wextra", "-Werror", "-static"]);
+        for program in ["floor", "load"] {
+            compile(&format!("{program}.c"), program, &["-O2", "-Wall", "-Wextra", "-Werror", "-static"]);
+        }
         compile("byte_pvh.S", "byte_pvh", &[BARE_LINK, &["-Wl,-Ttext=0x100000"]].concat());
     }
 }

@@ -19,7 +19,7 @@ pub struct Architecture {
     pub append: &'static str,
     /// Kernel parameters of its guests.
     pub guest_append: &'static str,
-    /// Modules of the emulated host: those that make /dev/kvm, as far as they are modules.
+    /// Modules of the emulated host, as far as they are modules: those that make /dev/kvm and /dev/net/tun.
     pub modules: &'static [&'static str],
     /// CPU flags in /proc/cpuinfo of which one says that the CPU can run guests itself.
     pub kvm_flags: &'static [&'static str],
@@ -36,7 +36,7 @@ pub const X86_64: Architecture = Architecture {
     qemu: &["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "EPYC", "-smp", "2", "-m", "2000"],
     append: "console=ttyS0 panic=-1 mitigations=off quiet",
     guest_append: "console=ttyS0 panic=-1",
-    modules: &["kvm_amd"],
+    modules: &["kvm_amd", "tun"],
     kvm_flags: &["vmx", "svm"],
     image: ("bzImage", "arch/x86/boot/bzImage"),
 };
@@ -63,7 +63,7 @@ pub const AARCH64: Architecture = Architecture {
     ],
     append: "console=ttyAMA0 panic=-1 quiet kvm-arm.mode=nvhe",
     guest_append: "quiet",
-    modules: &[],
+    modules: &["tun"],
     kvm_flags: &[],
     image: ("Image", "arch/arm64/boot/Image"),
 };

@@ -1,6 +1,7 @@
 //! The benchmark: carpel against the least that can be done, and against its peers, in one run. It prints Markdown for
 //! docs/performance.md; what its columns mean stands there.
 
+mod devices;
 mod exits;
 mod linux;
 mod memory;
@@ -35,6 +36,8 @@ pub enum Part {
     Payloads,
     /// The stock kernel, in a host that can run it.
     Linux,
+    /// Its devices, there.
+    Devices,
 }
 
 /// Measures, and prints the tables.
@@ -42,11 +45,15 @@ pub fn run(wanted: &Wanted) -> Result<()> {
     let arch = arch::native()?;
     heading("carpel, built for release");
     let carpel = workspace::carpel(arch)?;
-    if wanted.only != Some(Part::Linux) {
+    let wants = |part| wanted.only.is_none_or(|only| only == part);
+    if wants(Part::Payloads) {
         payloads(&carpel, wanted.runs)?;
     }
-    if wanted.only != Some(Part::Payloads) {
+    if wants(Part::Linux) {
         linux::measure(arch, &carpel)?;
+    }
+    if wants(Part::Devices) {
+        devices::measure(arch, &carpel)?;
     }
     Ok(())
 }

@@ -25,6 +25,11 @@ pub fn byte_pvh() -> PathBuf {
     Path::new(env!("OUT_DIR")).join("byte_pvh")
 }
 
+/// The program that puts load on a guest's devices (`resources/bench/load.c`); on `x86_64` only.
+pub fn load() -> PathBuf {
+    Path::new(env!("OUT_DIR")).join("load")
+}
+
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory)
         .into_iter()

@@ -29,23 +29,24 @@ const FIRMWARE_DIRECTORIES: &[&str] = &["/usr/share/qemu", "/usr/share/seabios"]
 const INIT: &str = "#!/bin/busybox sh\necho 'guest: up'\nexec /bin/busybox sleep 3600\n";
 
 /// QEMU without what the comparison does not need. Its loader and libraries are beside it, for the host has none.
-const QEMU: &str = "./ld-linux-x86-64.so.2 --library-path . ./qemu-system-x86_64 -L . -accel kvm -cpu host -m 256M -smp 1 \
-                    -nodefaults -no-user-config -display none -serial stdio -no-reboot \
-                    -kernel bzImage -initrd first.cpio -append 'console=ttyS0 panic=-1 quiet'";
+pub(super) const QEMU: &str = "./ld-linux-x86-64.so.2 --library-path . ./qemu-system-x86_64 -L . -accel kvm -cpu host \
+                               -m 256M -smp 1 -nodefaults -no-user-config -display none -serial stdio -no-reboot";
+/// The guest of QEMU.
+const GUEST: &str = "-kernel bzImage -initrd first.cpio -append 'console=ttyS0 panic=-1 quiet'";
 
 /// Each monitor's name in the table, and its command.
 fn monitors() -> [(&'static str, String); 3] {
     [
         ("carpel", "./carpel run -k bzImage -i first.cpio -m 256M -a quiet".to_owned()),
         // Without the clock Linux asks 40,000 times for it.
-        ("QEMU, `-M microvm,acpi=on,rtc=on`", format!("{QEMU} -M microvm,acpi=on,rtc=on")),
-        ("QEMU, `-M pc`", format!("{QEMU} -M pc")),
+        ("QEMU, `-M microvm,acpi=on,rtc=on`", format!("{QEMU} {GUEST} -M microvm,acpi=on,rtc=on")),
+        ("QEMU, `-M pc`", format!("{QEMU} {GUEST} -M pc")),
     ]
 }
 
 /// Times a command to the guest's first line, then shows what KVM counted for it.
 const SCRIPT: &str = r#"
-mountpoint -q /sys/kernel/debug || mount -t debugfs debug /sys/kernel/debug
+[ -e /sys/kernel/debug/kvm ] || mount -t debugfs debug /sys/kernel/debug
 now() { cut -d' ' -f1 /proc/uptime; }
 rm -f shown
 mkfifo shown
@@ -85,10 +86,7 @@ pub fn measure(arch: &'static Architecture, carpel: &Path) -> Result<()> {
     let initrd = scratch.path().join("first.cpio");
     Initramfs::with_busybox(&busybox(arch)?).bytes("init", 0o755, INIT).write(&initrd)?;
     host.file("carpel", carpel).file("bzImage", &stock.image).file("first.cpio", &initrd);
-    for file in qemu()? {
-        let name = file.file_name().and_then(|name| name.to_str()).context("A library without a name")?.to_owned();
-        host.file(&name, &file);
-    }
+    give_qemu(&mut host)?;
 
     let monitors = monitors();
     let mut steps = Vec::new();
@@ -132,6 +130,15 @@ fn print(boots: &[(&str, Vec<Boot>)]) -> Result<()> {
         table.row(times.into_iter().chain(counts));
     }
     table.print();
+    Ok(())
+}
+
+/// Puts QEMU into the host.
+pub(super) fn give_qemu(host: &mut Host) -> Result<()> {
+    for file in qemu()? {
+        let name = file.file_name().and_then(|name| name.to_str()).context("A library without a name")?.to_owned();
+        host.file(&name, &file);
+    }
     Ok(())
 }
 
