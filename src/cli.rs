@@ -130,7 +130,7 @@ pub struct RunArgs {
     /// How the kernel learns of virtio devices: tables, or cmdline for a kernel without ACPI
     #[arg(long, value_enum, value_name = "WAY", default_value = "tables", hide_possible_values = true)]
     pub announce: Announcement,
-    /// Where the guest's console goes: stdio, null or file=FILE; on a terminal, Ctrl-A x ends the guest
+    /// Where the guest's console goes: stdio, null, file=FILE, socket=FILE or pty; on a terminal, Ctrl-A x ends the guest
     #[arg(long, value_name = "TARGET", default_value = "stdio")]
     pub console: String,
     /// End the guest after this time (30s, 2m, 500ms), with status 124

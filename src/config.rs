@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, bail};
 use carpel_arch::LAYOUTS;
 use carpel_arch::map::{Arch, Layout};
 use carpel_arch::x86_64::cpu::CpuModel;
-use carpel_vmm::config::{Announce, Config, ConsoleTarget, IrqchipMode, Limits};
+use carpel_devices::endpoint::Target;
+use carpel_vmm::config::{Announce, Config, IrqchipMode, Limits};
 
 use crate::cli::{Announcement, GuestArgs, RunArgs};
 use crate::devices;
@@ -62,12 +63,14 @@ pub fn limits(args: &RunArgs) -> Limits {
 }
 
 /// Where the console goes.
-pub fn console(target: &str) -> Result<ConsoleTarget> {
+pub fn console(target: &str) -> Result<Target> {
     match target.split_once('=') {
-        None if target == "stdio" => Ok(ConsoleTarget::Stdio),
-        None if target == "null" => Ok(ConsoleTarget::Null),
-        Some(("file", path)) if !path.is_empty() => Ok(ConsoleTarget::File(PathBuf::from(path))),
-        _ => bail!("`--console {target}` is none of stdio, null and file=FILE"),
+        None if target == "stdio" => Ok(Target::Stdio),
+        None if target == "null" => Ok(Target::Null),
+        None if target == "pty" => Ok(Target::Pty),
+        Some(("file", path)) if !path.is_empty() => Ok(Target::File(PathBuf::from(path))),
+        Some(("socket", path)) if !path.is_empty() => Ok(Target::Socket(PathBuf::from(path))),
+        _ => bail!("`--console {target}` is none of stdio, null, file=FILE, socket=FILE and pty"),
     }
 }
 

@@ -1,8 +1,9 @@
 //! The devices that `--device` configures, and `carpel devices`, which lists them.
 
 use std::fmt::Write as _;
+use std::ptr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use carpel_devices::registry::{Kind, OFF};
 use carpel_devices::virtio;
 use carpel_vmm::config::{IrqchipMode, VirtioConfig};
@@ -17,6 +18,18 @@ pub struct Devices {
     pub irqchip: Option<IrqchipMode>,
     /// The virtio devices: standard ones, then those that were asked for.
     pub virtio: Vec<VirtioConfig>,
+}
+
+impl Devices {
+    /// Adds a device, or more about one that is there.
+    fn add(&mut self, device: VirtioConfig) {
+        let is_same = |other: &&mut VirtioConfig| ptr::eq(other.kind, device.kind);
+        let single = virtio::SINGLE.iter().any(|kind| ptr::eq(*kind, device.kind));
+        match self.virtio.iter_mut().find(is_same).filter(|_| single) {
+            Some(other) => other.options.join(device.options),
+            None => self.virtio.push(device),
+        }
+    }
 }
 
 /// Every kind with its keys, defaults and an example.
@@ -56,7 +69,7 @@ pub fn parse(devices: &[String]) -> Result<Devices> {
                 let names: Vec<_> = kinds().map(|kind| kind.name).collect();
                 format!("There is no device `{name}`; there is {} (see `carpel devices`)", names.join(", "))
             })?;
-            all.virtio.push(VirtioConfig { kind, options: kind.kind.parse(device)? });
+            all.add(VirtioConfig { kind, options: kind.kind.parse(device)? });
         }
     }
     let named = |name| all.virtio.iter().any(|device| device.kind.kind.name == name);
@@ -65,7 +78,13 @@ pub fn parse(devices: &[String]) -> Result<Devices> {
     for kind in missing.into_iter().rev() {
         all.virtio.insert(0, VirtioConfig { kind, options: kind.kind.parse(kind.kind.name)? });
     }
-    all.virtio.retain(|device| !device.options.has(OFF.name));
+    for device in &all.virtio {
+        let mut others = device.options.lines().filter(|line| !line.has(OFF.name) && !line.is_plain());
+        if let (true, Some(other)) = (device.options.lines().any(|line| line.has(OFF.name)), others.next()) {
+            bail!("`{},off` takes away what `{}` configures", device.kind.kind.name, other.text());
+        }
+    }
+    all.virtio.retain(|device| !device.options.lines().any(|line| line.has(OFF.name)));
     Ok(all)
 }
 
@@ -75,6 +94,8 @@ fn kinds() -> impl Iterator<Item = &'static Kind> {
 
 #[cfg(test)]
 mod tests {
+    use carpel_devices::registry::Options;
+
     use super::*;
 
     fn names(devices: &[&str]) -> Vec<String> {
@@ -84,11 +105,21 @@ mod tests {
 
     #[test]
     fn standard_devices_are_there_unless_taken_away() {
-        assert_eq!(names(&[]), ["balloon", "rng"]);
-        assert_eq!(names(&["irqchip,mode=full"]), ["balloon", "rng"]);
-        assert_eq!(names(&["rng,rate=1K"]), ["balloon", "rng,rate=1K"]);
-        assert_eq!(names(&["rng", "rng,rate=1K"]), ["balloon", "rng", "rng,rate=1K"]);
-        assert_eq!(names(&["rng,off", "balloon,off"]), [""; 0]);
+        assert_eq!(names(&[]), ["balloon", "console", "rng"]);
+        assert_eq!(names(&["irqchip,mode=full"]), ["balloon", "console", "rng"]);
+        assert_eq!(names(&["rng,rate=1K"]), ["balloon", "console", "rng,rate=1K"]);
+        assert_eq!(names(&["rng", "rng,rate=1K"]), ["balloon", "console", "rng", "rng,rate=1K"]);
+        assert_eq!(names(&["rng,off", "balloon,off", "console,off"]), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_said_of_the_console_adds_up() {
+        let ports = ["console,name=a,pty", "console,name=b,pty"].map(str::to_owned);
+        let devices = parse(&ports).unwrap().virtio;
+        let lines: Vec<_> = devices[2].options.lines().map(Options::text).collect();
+        assert_eq!((devices.len(), lines), (3, vec!["console,name=a,pty", "console,name=b,pty"]));
+        let error = parse(&["console,off".into(), ports[0].clone()]).unwrap_err().to_string();
+        assert_eq!(error, "`console,off` takes away what `console,name=a,pty` configures");
     }
 
     #[test]

@@ -1,23 +1,22 @@
 //! `carpel run`: boots a guest and returns its verdict.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use carpel_devices::endpoint::{Endpoint, Input, Target};
 use carpel_devices::virtio::VirtioDevice;
-use carpel_vmm::config::{Config, ConsoleTarget, Limits};
+use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
 use carpel_vmm::kvm;
 use carpel_vmm::machine::Machine;
 use carpel_vmm::outcome::{Ending, Outcome};
 use carpel_vmm::plan::{Files, Plan};
 use carpel_vmm::platform::Place;
-use carpel_vmm::run::{ConsoleState, Facts, InputKind};
+use carpel_vmm::run::{ConsoleState, Facts};
 use carpel_vmm::terminal::RawTerminal;
 use carpel_vmm::threads::ExitCounts;
 use carpel_vmm::virtio::{self, Window};
@@ -62,8 +61,7 @@ struct Prepared {
     devices: Vec<Box<dyn VirtioDevice>>,
     limits: Limits,
     watch: Watch,
-    target: ConsoleTarget,
-    output: Option<File>,
+    endpoint: Endpoint,
     report: Option<Report>,
     ending: Arc<Ending>,
 }
@@ -80,35 +78,22 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
     let plan = Plan::new(&config, files.probe(&config, kvm::host_facts())?)?;
     let ending = Arc::new(Ending::new().context("Cannot create an eventfd")?);
     let watch = Watch::new(&limits, Arc::clone(&ending))?;
-    let (devices, output, report) = if args.dry_run {
-        (Vec::new(), None, None)
+    let open_console = |target: &Target| target.open("The console").context("Cannot connect the console");
+    let (devices, endpoint, report) = if args.dry_run {
+        (Vec::new(), open_console(&Target::Null)?, None)
     } else {
         let report = args.report.as_deref().map(Report::create).transpose()?;
-        (virtio::open(&config)?, open_output(&target)?, report)
+        (virtio::open(&config)?, open_console(&target)?, report)
     };
-    Ok(Prepared { config, plan, files, devices, limits, watch, target, output, report, ending })
-}
-
-fn open_output(target: &ConsoleTarget) -> Result<Option<File>> {
-    match target {
-        ConsoleTarget::Null => Ok(None),
-        // The descriptor itself: the standard library's handle would hold back what has no line end yet.
-        ConsoleTarget::Stdio => {
-            let output = io::stdout().as_fd().try_clone_to_owned().context("Cannot use standard output")?;
-            Ok(Some(File::from(output)))
-        }
-        ConsoleTarget::File(path) => {
-            let file = File::create(path).with_context(|| format!("Cannot write the console to {}", path.display()))?;
-            Ok(Some(file))
-        }
-    }
+    Ok(Prepared { config, plan, files, devices, limits, watch, endpoint, report, ending })
 }
 
 impl Prepared {
     /// Runs the guest, then tells and reports how it ended: also where no guest came to run.
     fn boot(self) -> Result<u8> {
-        let console = Console::new(self.output, self.watch, Arc::clone(&self.ending));
-        let facts = run_guest(&self.plan, &self.files, self.devices, console, &self.target, &self.limits, &self.ending);
+        let Endpoint { output, input } = self.endpoint;
+        let console = Console::new(output, self.watch, Arc::clone(&self.ending));
+        let facts = run_guest(&self.plan, &self.files, self.devices, &console, input, &self.limits, &self.ending);
         let facts = facts.unwrap_or_else(|error| Facts {
             outcome: Outcome::Failed(output::one_line(error)),
             duration: Duration::ZERO,
@@ -133,27 +118,22 @@ fn run_guest(
     plan: &Plan,
     files: &Files,
     devices: Vec<Box<dyn VirtioDevice>>,
-    console: Console,
-    target: &ConsoleTarget,
+    console: &Console,
+    input: Option<Input>,
     limits: &Limits,
     ending: &Arc<Ending>,
 ) -> Result<Facts> {
     let printed = console.printed();
     let kvm = kvm::open()?;
-    let machine =
-        Machine::new(kvm, plan, files, devices, Box::new(console), ending).context("Cannot build the machine")?;
+    let machine = Machine::new(kvm, plan, files, devices, console, ending).context("Cannot build the machine")?;
     log::debug!("Booting a {} with `{}`", plan.kernel.format.name(), plan.cmdline);
 
-    // The terminal is raw until the guest has ended.
-    let (_terminal, input) = match target {
-        ConsoleTarget::Stdio => {
-            let terminal = RawTerminal::enter().context("Cannot set the terminal to raw mode")?;
-            let input = if terminal.is_some() { InputKind::Terminal } else { InputKind::Plain };
-            (terminal, Some(input))
-        }
-        ConsoleTarget::Null | ConsoleTarget::File(_) => (None, None),
+    // The user's terminal is raw until the guest has ended.
+    let raw = match &input {
+        Some(input) if input.is_stdin() => RawTerminal::enter().context("Cannot set the terminal to raw mode")?,
+        _ => None,
     };
-    Ok(machine.run(limits, &ConsoleState { printed, input }, ending)?)
+    Ok(machine.run(limits, ConsoleState { printed, input, terminal: raw.is_some() }, ending)?)
 }
 
 /// Says how it ended, where the status alone says too little.

@@ -21,6 +21,12 @@ pub trait ConsolePort: BusDevice {
     fn room(&self) -> Arc<EventFd>;
 }
 
+/// Where a console's output goes, for a thread that must not wait.
+pub trait ConsoleOutput: Send {
+    /// Takes as many of the bytes as it can at once, which may be none.
+    fn offer(&mut self, bytes: &[u8]) -> usize;
+}
+
 /// When a port takes input: what reaches the FIFO before the guest listens is lost, for drivers empty the receiver when
 /// they open a port.
 pub(crate) struct Intake {

@@ -10,6 +10,7 @@
 
 pub mod bus;
 pub mod console;
+pub mod endpoint;
 pub mod event;
 pub mod interrupt;
 pub mod legacy;

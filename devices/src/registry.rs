@@ -53,6 +53,8 @@ pub const OFF: Key = Key { name: "off", about: "the guest has none", value: Valu
 pub struct Options {
     text: String,
     values: Vec<(&'static str, String)>,
+    /// More that was said about the same device.
+    more: Vec<Options>,
 }
 
 /// Why a device cannot be what was said.
@@ -93,7 +95,7 @@ pub enum OptionError {
 impl Kind {
     /// Reads `KIND[,key=value...]`, of which the part before the first comma names this kind.
     pub fn parse(&self, device: &str) -> Result<Options, OptionError> {
-        let mut options = Options { text: device.to_owned(), values: Vec::new() };
+        let mut options = Options { text: device.to_owned(), values: Vec::new(), more: Vec::new() };
         for part in device.split(',').skip(1) {
             let (name, value) = part.split_once('=').map_or((part, None), |(name, value)| (name, Some(value)));
             let key = self.keys.iter().find(|key| key.name == name).ok_or_else(|| OptionError::UnknownKey {
@@ -146,6 +148,21 @@ impl Options {
     /// The device as it was written.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Takes what another text says about the same device.
+    pub fn join(&mut self, other: Self) {
+        self.more.push(other);
+    }
+
+    /// All texts about the device, one by one.
+    pub fn lines(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.more)
+    }
+
+    /// Whether this text names the device and says nothing about it.
+    pub fn is_plain(&self) -> bool {
+        self.values.is_empty()
     }
 
     /// Whether the key was given.

@@ -1,18 +1,23 @@
 //! The console between a user and a guest.
 
 use std::fs;
-use std::io::{Seek as _, Write as _};
+use std::io::{Seek as _, Write};
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::pty::Winsize;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, OutputFlags, tcgetattr};
 use nix::unistd::Pid;
 
 use crate::guest::{MACHINES, Running, command, finish, run, wait};
+
+/// Bytes that are too many to be kept anywhere.
+pub const TOTAL_INPUT: u64 = 1 << 30;
+
+/// How terminals of these tests look.
+const SIZE: Winsize = Winsize { ws_row: 25, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
 
 const WAYS: [&str; 2] = ["by=asking", "by=interrupt"];
 
@@ -45,25 +50,15 @@ fn input_longer_than_any_buffer_arrives_whole() {
 
 #[test]
 fn a_guest_that_reads_nothing_does_not_fill_memory() {
-    const TOTAL: u64 = 1 << 30;
     let mut guest = Running::start(command("end", &["-a", "how=idle", "--timeout", "4s"]).stdin(Stdio::piped()));
     guest.wait_for("ending\n");
     let before = resident(guest.pid());
-    let mut input = guest.take_input();
-    let written = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&written);
-    let writer = thread::spawn(move || {
-        let block = vec![b'x'; 1 << 16];
-        // Ends with an error when carpel does.
-        while count.load(Ordering::Relaxed) < TOTAL && input.write_all(&block).is_ok() {
-            count.fetch_add(block.len() as u64, Ordering::Relaxed);
-        }
-    });
+    let writer = flood(guest.take_input());
     thread::sleep(Duration::from_secs(2));
     let grown = resident(guest.pid()).saturating_sub(before);
     guest.finish().expect_status(124);
-    writer.join().unwrap();
-    assert!(grown <= 1 << 20, "{grown} bytes more after {} of input", written.load(Ordering::Relaxed));
+    let written = writer.join().unwrap();
+    assert!(grown <= 1 << 20, "{grown} bytes more after {written} of input");
 }
 
 #[test]
@@ -99,7 +94,7 @@ fn a_terminal_is_raw_while_the_guest_runs_and_restored_after_every_end() {
 
 #[test]
 fn keys_that_signal_elsewhere_are_the_guests_on_a_terminal() {
-    let (mut guest, _terminal) = Running::start_on_terminal(&mut command("echo", &[]));
+    let (mut guest, _terminal) = Running::start_on_terminal(&mut command("echo", &[]), SIZE);
     guest.wait_for("ready");
     guest.write(b"<\x03\x1a\x1c>");
     guest.wait_for("<\x03\x1a\x1c>");
@@ -126,7 +121,7 @@ fn a_console_without_a_place_is_still_watched() {
 /// Runs a guest on a terminal and ends it in a way that gives the status.
 fn check_terminal(status: i32, timeout: &str, end: fn(&mut Running)) {
     let mut command = command("echo", &["--timeout", timeout]);
-    let (mut guest, terminal) = Running::start_on_terminal(&mut command);
+    let (mut guest, terminal) = Running::start_on_terminal(&mut command, SIZE);
     guest.wait_for("ready");
     let raw = tcgetattr(&terminal).unwrap();
     let cooked = LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG;
@@ -138,8 +133,19 @@ fn check_terminal(status: i32, timeout: &str, end: fn(&mut Running)) {
     assert!(after.output_flags.contains(OutputFlags::OPOST), "{status}: {after:?}");
 }
 
+/// Writes as much as a guest may be given, or until its monitor ends; the thread returns how much it was.
+pub fn flood(mut input: Box<dyn Write + Send>) -> JoinHandle<u64> {
+    thread::spawn(move || {
+        let (block, mut written) = (vec![b'x'; 1 << 16], 0);
+        while written < TOTAL_INPUT && input.write_all(&block).is_ok() {
+            written += block.len() as u64;
+        }
+        written
+    })
+}
+
 /// Bytes of a process in memory.
-fn resident(pid: u32) -> u64 {
+pub fn resident(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("carpel runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux counts resident memory");
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use carpel_testbed::payload;
-use nix::pty::openpty;
+use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -58,6 +58,7 @@ pub struct Running {
     child: Child,
     input: Option<Box<dyn Write + Send>>,
     stdout: Arc<Mutex<Vec<u8>>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
     readers: [JoinHandle<String>; 2],
     started: Instant,
 }
@@ -92,9 +93,9 @@ impl Running {
         Self::new(child, input, output, started)
     }
 
-    /// Starts a command on a terminal, of which this returns the other end too.
-    pub fn start_on_terminal(command: &mut Command) -> (Self, File) {
-        let pty = openpty(None, None).expect("There are terminals");
+    /// Starts a command on a terminal of this size, of which this returns the other end too.
+    pub fn start_on_terminal(command: &mut Command, size: Winsize) -> (Self, File) {
+        let pty = openpty(&size, None).expect("There are terminals");
         let clone = || pty.slave.as_fd().try_clone_to_owned().unwrap();
         let started = Instant::now();
         let child = command.stdin(clone()).stdout(clone()).stderr(Stdio::piped()).spawn().expect("carpel starts");
@@ -111,14 +112,12 @@ impl Running {
         output: impl Read + Send + 'static,
         started: Instant,
     ) -> Self {
-        let stdout = Arc::new(Mutex::new(Vec::new()));
+        let (stdout, stderr) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
         let errors = child.stderr.take().expect("The errors are a pipe");
-        let shared = Arc::clone(&stdout);
-        let readers = [
-            thread::spawn(move || collect(output, &shared)),
-            thread::spawn(move || collect(errors, &Mutex::default())),
-        ];
-        Self { child, input, stdout, readers, started }
+        let shared = (Arc::clone(&stdout), Arc::clone(&stderr));
+        let readers =
+            [thread::spawn(move || collect(output, &shared.0)), thread::spawn(move || collect(errors, &shared.1))];
+        Self { child, input, stdout, stderr, readers, started }
     }
 
     pub fn pid(&self) -> u32 {
@@ -128,10 +127,21 @@ impl Running {
     /// Waits until the guest's output contains a text.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) {
+        self.wait_until(text, |guest| &guest.stdout);
+    }
+
+    /// Waits until carpel has said something that contains a text, and returns all that it said.
+    #[track_caller]
+    pub fn wait_for_error(&mut self, text: &str) -> String {
+        self.wait_until(text, |guest| &guest.stderr)
+    }
+
+    #[track_caller]
+    fn wait_until(&mut self, text: &str, stream: fn(&Self) -> &Mutex<Vec<u8>>) -> String {
         loop {
-            let output = String::from_utf8_lossy(&self.stdout.lock().unwrap()).into_owned();
+            let output = String::from_utf8_lossy(&stream(self).lock().unwrap()).into_owned();
             if output.contains(text) {
-                return;
+                return output;
             }
             let ended = self.child.try_wait().unwrap().is_some();
             assert!(!ended && self.started.elapsed() < LIMIT, "{text:?} did not come, but {output:?}");

@@ -17,3 +17,4 @@ mod multiboot;
 mod net;
 mod report;
 mod virtio;
+mod virtio_console;

@@ -92,17 +92,6 @@ impl IrqchipMode {
     }
 }
 
-/// Where the guest's console goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConsoleTarget {
-    /// Standard input and output; raw mode on a terminal.
-    Stdio,
-    /// Nowhere.
-    Null,
-    /// A file, made empty first; there is no input.
-    File(PathBuf),
-}
-
 /// What ends a run besides the guest itself, and what is looked at then.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {

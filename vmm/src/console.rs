@@ -1,12 +1,11 @@
 //! The output side of the guest's console.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use carpel_devices::console::ConsoleOutput;
+use carpel_devices::endpoint::Output;
 
 use crate::outcome::{Ending, Outcome};
 use crate::watch::Watch;
@@ -15,19 +14,22 @@ use crate::watch::Watch;
 const FULL_WAIT: u16 = 100;
 const SIGPIPE: u8 = 13;
 
-/// Where a serial port's bytes go. It is written to by a vCPU's thread and may block it, which holds the guest back as
-/// a slow terminal would; the end of the run ends the wait.
+/// Where a console's bytes go. Each port of the guest's has a clone: they print to the same place, but lines are those of one
+/// port. A serial port writes in a vCPU's thread and may block it, which holds the guest back as a slow terminal would; the
+/// end of the run ends the wait. A virtio port is held back by what it is offered for.
+#[derive(Clone)]
 pub struct Console {
-    output: Option<File>,
+    output: Output,
     watch: Watch,
     ending: Arc<Ending>,
     printed: Arc<AtomicU64>,
+    failed: bool,
 }
 
 impl Console {
-    /// A console that is watched and goes to `output`, or nowhere.
-    pub fn new(output: Option<File>, watch: Watch, ending: Arc<Ending>) -> Self {
-        Self { output, watch, ending, printed: Arc::default() }
+    /// A console that is watched and goes to `output`.
+    pub fn new(output: Output, watch: Watch, ending: Arc<Ending>) -> Self {
+        Self { output, watch, ending, printed: Arc::default(), failed: false }
     }
 
     /// How many bytes the guest has printed.
@@ -36,16 +38,13 @@ impl Console {
     }
 
     fn put(&self, bytes: &[u8]) -> io::Result<()> {
-        let Some(mut output) = self.output.as_ref() else { return Ok(()) };
         let mut rest = bytes;
         while !rest.is_empty() && !self.ending.ended() {
-            match output.write(rest) {
+            match self.output.write(rest) {
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Whoever shares our terminal or pipe may have made it non-blocking.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let _ = poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLOUT)], PollTimeout::from(FULL_WAIT));
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.output.wait(FULL_WAIT),
                 // Said by the outcome, not as lost output.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.ending.end(Outcome::Signal(SIGPIPE)),
                 Err(error) => return Err(error),
@@ -66,5 +65,30 @@ impl Write for Console {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl ConsoleOutput for Console {
+    fn offer(&mut self, bytes: &[u8]) -> usize {
+        let taken = match self.output.try_write(bytes) {
+            Ok(count) => count,
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => 0,
+                io::ErrorKind::BrokenPipe => {
+                    self.ending.end(Outcome::Signal(SIGPIPE));
+                    bytes.len()
+                }
+                _ => {
+                    // The guest can cause one with each byte.
+                    if !std::mem::replace(&mut self.failed, true) {
+                        log::warn!("Console output is lost: {error}");
+                    }
+                    bytes.len()
+                }
+            },
+        };
+        self.printed.fetch_add(taken as u64, Ordering::Relaxed);
+        self.watch.feed(&bytes[..taken]);
+        taken
     }
 }

@@ -1,11 +1,12 @@
-//! The input side of the guest's console: standard input, handed to the serial port as it has room.
+//! The input side of the guest's console: handed to the port that the guest uses, as it has room.
 
-use std::io::{self, Read as _};
-use std::os::fd::AsRawFd as _;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use carpel_devices::console::ConsolePort;
+use carpel_devices::endpoint;
+use carpel_devices::virtio::console::ConsoleHandle;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
@@ -19,28 +20,31 @@ const BUSY_RETRY: Duration = Duration::from_millis(5);
 /// Ctrl-A, the escape key.
 const ESCAPE: u8 = 1;
 
-/// Reads standard input for the guest. Nothing is read that the serial port has not asked for.
+/// Event data: a port has room, or another port is used.
+const ROOM: u32 = 0;
+/// Event data: it is time to try the serial port again.
+const RETRY: u32 = 1;
+/// Event data of the source, from here on.
+const SOURCE: u32 = 2;
+
+/// Reads input for the guest. Nothing is read that no port has asked for.
 pub struct Input {
-    serial: Arc<Mutex<dyn ConsolePort>>,
+    source: endpoint::Input,
+    ports: Ports,
     ending: Arc<Ending>,
-    room: Arc<EventFd>,
+    serial_room: Arc<EventFd>,
     retry: TimerFd,
     /// Set if the escape key means something: on a terminal.
     escape: Option<Escape>,
     pending: Vec<u8>,
-    state: State,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Standard input is in the interest list.
-    Polled,
-    /// It is not: the serial port is full.
-    Held,
-    /// A regular file or a device that cannot be polled, which can always be read.
-    Unpollable,
-    /// It has ended.
-    Ended,
+/// What input can go to: the virtio port, once the guest has printed there, and else the serial port.
+pub struct Ports {
+    /// The serial port.
+    pub serial: Arc<Mutex<dyn ConsolePort>>,
+    /// The virtio port, if the guest has one.
+    pub virtio: Option<ConsoleHandle>,
 }
 
 /// What the escape key did last.
@@ -50,37 +54,47 @@ struct Escape {
 }
 
 impl Input {
-    /// Input for this serial port; on a terminal, with the escape key.
-    pub fn new(serial: Arc<Mutex<dyn ConsolePort>>, ending: Arc<Ending>, terminal: bool) -> io::Result<Self> {
-        let room = serial.lock().unwrap_or_else(std::sync::PoisonError::into_inner).room();
+    /// Input for these ports; on a terminal, with the escape key.
+    pub fn new(source: endpoint::Input, ports: Ports, ending: Arc<Ending>, terminal: bool) -> io::Result<Self> {
+        let serial_room = ports.serial.lock().unwrap_or_else(PoisonError::into_inner).room();
         let escape = terminal.then(Escape::default);
-        let retry = TimerFd::new()?;
-        Ok(Self { serial, ending, room, retry, escape, pending: Vec::with_capacity(CHUNK), state: State::Held })
+        let (retry, pending) = (TimerFd::new()?, Vec::with_capacity(CHUNK));
+        Ok(Self { source, ports, ending, serial_room, retry, escape, pending })
     }
 
-    /// Hands over what is pending, then reads more, until the serial port is full or there is nothing to read now.
-    fn pump(&mut self, mut readable: bool, ops: &mut EventOps) {
-        loop {
-            if !self.deliver() {
-                return self.hold(ops);
-            }
-            if !(readable || self.state == State::Unpollable) || self.state == State::Ended {
+    /// Hands over what is pending, then reads more, until the port is full or there is nothing to read now.
+    fn pump(&mut self) {
+        while self.deliver() {
+            let mut bytes = [0; CHUNK];
+            let count = self.source.read(&mut bytes);
+            if count == 0 {
                 break;
             }
-            self.read(ops);
-            readable = false;
-        }
-        if self.state == State::Held {
-            self.poll(ops);
+            let bytes = &bytes[..count];
+            match self.escape.as_mut().map(|escape| escape.filter(bytes, &mut self.pending)) {
+                None => self.pending.extend_from_slice(bytes),
+                Some(true) => return self.ending.end(Outcome::Escape),
+                Some(false) => {}
+            }
         }
     }
 
-    /// Whether the serial port took all that is pending.
+    /// Whether all that is pending was taken.
     fn deliver(&mut self) -> bool {
         if self.pending.is_empty() {
             return true;
         }
-        match self.serial.try_lock() {
+        if let Some(virtio) = self.ports.virtio.as_ref().filter(|port| port.is_used()) {
+            let taken = virtio.input(&self.pending);
+            self.pending.drain(..taken);
+        } else {
+            self.deliver_to_serial();
+        }
+        self.pending.is_empty()
+    }
+
+    fn deliver_to_serial(&mut self) {
+        match self.ports.serial.try_lock() {
             Ok(mut serial) => {
                 let taken = serial.input(&self.pending);
                 self.pending.drain(..taken);
@@ -92,72 +106,39 @@ impl Input {
                 }
             }
         }
-        self.pending.is_empty()
     }
 
-    fn read(&mut self, ops: &mut EventOps) {
-        let mut bytes = [0; CHUNK];
-        match io::stdin().lock().read(&mut bytes) {
-            Ok(0) => self.end(ops),
-            Ok(count) => {
-                let bytes = &bytes[..count];
-                let leaves = self.escape.as_mut().map(|escape| escape.filter(bytes, &mut self.pending));
-                match leaves {
-                    None => self.pending.extend_from_slice(bytes),
-                    Some(true) => self.ending.end(Outcome::Escape),
-                    Some(false) => {}
-                }
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
-            Err(error) => {
-                log::debug!("Cannot read standard input: {error}");
-                self.end(ops);
-            }
+    fn add_sources(&self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
+        ops.add(Events::with_data(&*self.serial_room, ROOM, EventSet::IN))?;
+        if let Some(virtio) = &self.ports.virtio {
+            ops.add(Events::with_data(virtio.room(), ROOM, EventSet::IN))?;
         }
-    }
-
-    fn poll(&mut self, ops: &mut EventOps) {
-        self.state = match ops.add(Events::new(&io::stdin(), EventSet::IN)) {
-            Ok(()) => State::Polled,
-            // EPERM: a file that is always ready.
-            Err(_) => State::Unpollable,
-        };
-        if self.state == State::Unpollable {
-            self.pump(true, ops);
-        }
-    }
-
-    fn hold(&mut self, ops: &mut EventOps) {
-        if self.state == State::Polled {
-            let _ = ops.remove(Events::empty(&io::stdin()));
-            self.state = State::Held;
-        }
-    }
-
-    fn end(&mut self, ops: &mut EventOps) {
-        self.hold(ops);
-        self.state = State::Ended;
+        ops.add(Events::with_data(&self.retry, RETRY, EventSet::IN))?;
+        self.source.register(SOURCE, ops)
     }
 }
 
 impl MutEventSubscriber for Input {
     fn init(&mut self, ops: &mut EventOps) {
-        for events in [Events::new(&*self.room, EventSet::IN), Events::new(&self.retry, EventSet::IN)] {
-            if let Err(error) = ops.add(events) {
-                log::warn!("Console input is lost: {error}");
-            }
+        if let Err(error) = self.add_sources(ops) {
+            log::warn!("Console input is lost: {error}");
         }
-        self.poll(ops);
+        // What cannot be waited for is there from the start.
+        self.pump();
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        let source = events.fd();
-        if source == self.room.as_raw_fd() {
-            let _ = self.room.read();
-        } else if source == self.retry.as_raw_fd() {
-            let _ = self.retry.wait();
+        match events.data() {
+            ROOM => {
+                let _ = self.serial_room.read();
+                let _ = self.ports.virtio.as_ref().map(|port| port.room().read());
+            }
+            RETRY => {
+                let _ = self.retry.wait();
+            }
+            source => self.source.event(SOURCE, source - SOURCE, events, ops),
         }
-        self.pump(source == io::stdin().as_raw_fd(), ops);
+        self.pump();
     }
 }
 

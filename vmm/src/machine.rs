@@ -1,15 +1,17 @@
 //! The machine: a plan made real, ready to run.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use carpel_devices::bus::BusError;
 use carpel_devices::console::ConsolePort;
 use carpel_devices::virtio::VirtioDevice;
+use carpel_devices::virtio::console::ConsoleHandle;
 use carpel_devices::virtio::lane::Lane;
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 
+use crate::console::Console;
 use crate::dump::View;
 use crate::exit::Buses;
 use crate::kvm::{KvmError, Vcpu, Vm};
@@ -26,6 +28,7 @@ pub struct Machine {
     pub(crate) lanes: Vec<Lane>,
     pub(crate) buses: Arc<Buses>,
     pub(crate) serial: Arc<Mutex<dyn ConsolePort>>,
+    pub(crate) console: Option<ConsoleHandle>,
     pub(crate) view: Arc<View>,
     _vm: Vm,
     _ram: GuestRam,
@@ -65,18 +68,33 @@ impl Machine {
         plan: &Plan,
         files: &Files,
         devices: Vec<Box<dyn VirtioDevice>>,
-        console: Box<dyn Write + Send>,
+        console: &Console,
         ending: &Arc<Ending>,
     ) -> Result<Self, MachineError> {
         let ram = GuestRam::new(&plan.map.slots(), is_small(plan))?;
         let vm = Vm::new(kvm, plan, &ram)?;
         let rom = rom(&vm, plan, files)?;
         let vcpus = vm.boot(plan, files, ram.memory())?;
-        let (mut buses, serial) = platform::build(&vm, plan, console, ending)?;
-        let view = View { map: plan.map.clone(), devices: plan.devices.clone(), memory: ram.memory().clone() };
+        let (mut buses, serial) = platform::build(&vm, plan, Box::new(console.clone()), ending)?;
+        let view = View {
+            map: plan.map.clone(),
+            devices: plan.devices.clone(),
+            virtio: plan.virtio.clone(),
+            memory: ram.memory().clone(),
+        };
         let memory = Arc::new(ram.memory().clone());
-        let lanes = virtio::build(&vm, plan, devices, &memory, &mut buses.mmio)?;
-        Ok(Self { vcpus, lanes, buses: Arc::new(buses), serial, view: Arc::new(view), _vm: vm, _ram: ram, _rom: rom })
+        let virtio::Built { lanes, console } = virtio::build(&vm, plan, devices, console, &memory, &mut buses.mmio)?;
+        Ok(Self {
+            vcpus,
+            lanes,
+            buses: Arc::new(buses),
+            serial,
+            console,
+            view: Arc::new(view),
+            _vm: vm,
+            _ram: ram,
+            _rom: rom,
+        })
     }
 }
 

@@ -12,11 +12,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use thiserror::Error;
 use vmm_sys_util::timerfd::TimerFd;
 
+use carpel_devices::endpoint;
+use carpel_devices::virtio::console::ConsoleHandle;
+
 use crate::config::Limits;
 use crate::dump::View;
-use crate::input::Input;
+use crate::input::{Input, Ports};
 use crate::machine::Machine;
 use crate::outcome::{Ending, Outcome};
+use crate::terminal;
 use crate::threads::{ExitCounts, Remains, VcpuThreads};
 use crate::virtio;
 
@@ -49,17 +53,10 @@ pub enum RunError {
 pub struct ConsoleState {
     /// How many bytes the guest has printed.
     pub printed: Arc<AtomicU64>,
-    /// Whether standard input goes to the guest, and whether it is a terminal.
-    pub input: Option<InputKind>,
-}
-
-/// What standard input is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InputKind {
-    /// A terminal, with an escape key.
-    Terminal,
-    /// A pipe or a file, whose every byte is the guest's.
-    Plain,
+    /// Where the guest's input comes from, if there is any.
+    pub input: Option<endpoint::Input>,
+    /// Whether that is the user's terminal: it has an escape key and a size.
+    pub terminal: bool,
 }
 
 /// How a run went.
@@ -81,7 +78,7 @@ pub struct Facts {
 
 impl Machine {
     /// Runs the machine until something ends it.
-    pub fn run(self, limits: &Limits, console: &ConsoleState, ending: &Arc<Ending>) -> Result<Facts, RunError> {
+    pub fn run(self, limits: &Limits, console: ConsoleState, ending: &Arc<Ending>) -> Result<Facts, RunError> {
         let started = Instant::now();
         let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(RunError::Events)?;
         // Before threads start: they inherit that these signals are for the main thread alone.
@@ -92,9 +89,12 @@ impl Machine {
         if let Some(timeout) = limits.timeout {
             manager.add_subscriber(Box::new(Deadline::new(timeout, Arc::clone(ending))?));
         }
-        if let Some(kind) = console.input {
-            let terminal = kind == InputKind::Terminal;
-            manager.add_subscriber(Box::new(Input::new(Arc::clone(&self.serial), Arc::clone(ending), terminal)?));
+        if let (true, Some(port)) = (console.terminal, &self.console) {
+            manager.add_subscriber(Box::new(Resize::new(port.clone(), Arc::clone(ending))?));
+        }
+        if let Some(source) = console.input {
+            let ports = Ports { serial: self.serial, virtio: self.console };
+            manager.add_subscriber(Box::new(Input::new(source, ports, Arc::clone(ending), console.terminal)?));
         }
         // Once threads run, nothing may fail that would leave them behind.
         let timer = periodic(TICK)?;
@@ -128,6 +128,8 @@ impl Machine {
                 Err(error) => ending.end(Outcome::Failed(format!("The event loop failed: {error}"))),
             }
         }
+        // What the guest sent last, before it ended itself.
+        let _ = manager.run_with_timeout(0);
         // Before vCPUs are waited for: one may wait for a device to be reset, and does so no more when the device is gone.
         drop(manager);
         drop(lane_threads);
@@ -194,6 +196,38 @@ impl MutEventSubscriber for Dump {
             // Not through the logger: this was asked for. A closed stderr has nobody to tell.
             let _ = io::stderr().write_all(self.view.describe(&self.threads.registers()).as_bytes());
         }
+    }
+}
+
+/// Tells the guest of its terminal's size, whenever that changes.
+struct Resize {
+    fd: SignalFd,
+    port: ConsoleHandle,
+    ending: Arc<Ending>,
+}
+
+impl Resize {
+    fn new(port: ConsoleHandle, ending: Arc<Ending>) -> io::Result<Self> {
+        let resize = Self { fd: block([Signal::SIGWINCH])?, port, ending };
+        resize.tell();
+        Ok(resize)
+    }
+
+    fn tell(&self) {
+        if let Some(size) = terminal::size() {
+            self.port.resize(size);
+        }
+    }
+}
+
+impl MutEventSubscriber for Resize {
+    fn init(&mut self, ops: &mut EventOps) {
+        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.ending);
+    }
+
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        while let Ok(Some(_)) = self.fd.read_signal() {}
+        self.tell();
     }
 }
 

@@ -1,10 +1,27 @@
 //! The user's terminal in raw mode, and out of it again whatever happens.
 
 use std::io::{self, IsTerminal as _};
+use std::os::fd::AsRawFd as _;
 use std::panic;
 use std::sync::{Mutex, PoisonError};
 
+use carpel_devices::virtio::console::Size;
 use nix::sys::termios::{InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
+
+nix::ioctl_read_bad!(
+    /// Reads a terminal's size (tty_ioctl(4)).
+    get_size,
+    libc::TIOCGWINSZ,
+    libc::winsize
+);
+
+/// The size of the terminal on standard input, if it is one that has a size.
+pub fn size() -> Option<Size> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the call writes one `winsize`, to where there is one.
+    unsafe { get_size(io::stdin().as_raw_fd(), &raw mut size) }.ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then_some(Size { columns: size.ws_col, rows: size.ws_row })
+}
 
 /// Standard input in raw mode, until dropped. A panic restores it, too.
 pub struct RawTerminal {

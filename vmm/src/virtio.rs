@@ -8,12 +8,14 @@ use carpel_arch::map::MemoryMap;
 use carpel_devices::bus::Bus;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::virtio::VirtioDevice;
+use carpel_devices::virtio::console::ConsoleHandle;
 use carpel_devices::virtio::lane::{Lane, LaneThreads};
 use carpel_devices::virtio::transport::mmio::Mmio;
 use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 
 use crate::config::{Config, VirtioConfig};
+use crate::console::Console;
 use crate::kvm::Vm;
 use crate::machine::MachineError;
 use crate::plan::{Plan, PlanError};
@@ -73,17 +75,27 @@ pub fn open(config: &Config) -> Result<Vec<Box<dyn VirtioDevice>>, OpenError> {
     config.virtio.iter().map(open).collect()
 }
 
-/// Puts the devices at the plan's places. The lanes are to be run.
+/// What the devices need of the machine from now on.
+pub struct Built {
+    /// To be run.
+    pub lanes: Vec<Lane>,
+    /// The console's port, if the guest has a console device.
+    pub console: Option<ConsoleHandle>,
+}
+
+/// Puts the devices at the plan's places.
 pub fn build(
     vm: &Vm,
     plan: &Plan,
     devices: Vec<Box<dyn VirtioDevice>>,
+    console: &Console,
     memory: &Arc<GuestMemoryMmap>,
     bus: &mut Bus,
-) -> Result<Vec<Lane>, MachineError> {
-    let mut all_lanes = Vec::new();
-    for (window, device) in plan.virtio.iter().zip(devices) {
+) -> Result<Built, MachineError> {
+    let mut built = Built { lanes: Vec::new(), console: None };
+    for (window, mut device) in plan.virtio.iter().zip(devices) {
         let error = |source| MachineError::Line { name: window.kind, source };
+        built.console = device.connect_console(&|| Box::new(console.clone())).or(built.console);
         let line = IrqLine::new().map_err(error)?;
         let (mmio, lanes) = Mmio::new(device, Arc::clone(memory), line).map_err(error)?;
         vm.connect(mmio.line(), window.irq)?;
@@ -95,9 +107,9 @@ pub fn build(
             }
         }
         bus.insert(window.kind, Arc::new(Mutex::new(mmio)), window.base, window.len)?;
-        all_lanes.extend(lanes);
+        built.lanes.extend(lanes);
     }
-    Ok(all_lanes)
+    Ok(built)
 }
 
 /// Starts the lanes that need a thread; returns the others.

@@ -24,9 +24,9 @@ pub struct PatternError {
     reason: String,
 }
 
-/// Watches one console. Every byte is judged when it comes, so outcomes stand in the order in which the guest caused
+/// Watches one port of the console. Every byte is judged when it comes, so outcomes stand in the order in which the guest caused
 /// them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Watch {
     ending: Arc<Ending>,
     until: Option<Regex>,

@@ -16,18 +16,24 @@ pub mod transport;
 
 pub mod balloon;
 pub mod blk;
+pub mod console;
 pub mod net;
 pub mod rng;
 
 /// Every kind of virtio device.
-pub static REGISTRY: &[&VirtioKind] = &[&balloon::KIND, &blk::KIND, &net::KIND, &rng::KIND];
+pub static REGISTRY: &[&VirtioKind] = &[&balloon::KIND, &blk::KIND, &console::KIND, &net::KIND, &rng::KIND];
+
+/// Kinds of which a guest has one device at most: what several texts say about one adds up.
+pub static SINGLE: &[&VirtioKind] = &[&console::KIND];
 
 use std::error::Error;
 use std::ops::Range;
 
 use event_manager::{EventOps, Events};
 
+use crate::console::ConsoleOutput;
 use crate::registry::{Kind, Options};
+use console::ConsoleHandle;
 use interrupt::Interrupt;
 use queue::{Fault, Queues};
 
@@ -64,6 +70,12 @@ pub trait VirtioDevice: Send {
 
     /// Takes what the driver writes to configuration space at `offset`.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// Connects the guest's console, of which `output` makes the end, if the device is one; returns the way to it. Asked before
+    /// its workers.
+    fn connect_console(&mut self, _output: &dyn Fn() -> Box<dyn ConsoleOutput>) -> Option<ConsoleHandle> {
+        None
+    }
 
     /// The device's workers, whose queues are disjoint; asked once. A worker whose work changes the configuration says so by
     /// `interrupt`.

@@ -2,6 +2,7 @@
 //!
 //! A device is a [`Part`] in a file of its own, and a line in [`PARTS`].
 
+mod console;
 mod rng;
 
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::host::{Check, Output, Step};
 use crate::kernel::StockKernel;
 
 /// Every device.
-pub const PARTS: &[Part] = &[rng::PART];
+pub const PARTS: &[Part] = &[rng::PART, console::PART];
 
 /// How a guest and its host use a device.
 pub struct Part {
@@ -25,6 +26,8 @@ pub struct Part {
     pub modules: &'static [&'static str],
     /// What the host does before the guest runs, for `sh`.
     pub before: &'static str,
+    /// Where the guest's input comes from, as a redirection of `sh`: one part of all, at most, has any.
+    pub stdin: &'static str,
     /// Arguments of `carpel run`.
     pub arguments: &'static str,
     /// What the guest does, for `sh`. It prints facts as lines `guest: KEY VALUE`.
@@ -39,8 +42,17 @@ pub struct Part {
 }
 
 /// A part that does nothing, to take what is not said from.
-pub const NOTHING: Part =
-    Part { name: "", modules: &[], before: "", arguments: "", guest: "", meanwhile: "", after: "", check: |_| Ok(()) };
+pub const NOTHING: Part = Part {
+    name: "",
+    modules: &[],
+    before: "",
+    stdin: "",
+    arguments: "",
+    guest: "",
+    meanwhile: "",
+    after: "",
+    check: |_| Ok(()),
+};
 
 /// What the host's scripts can call.
 const FUNCTIONS: &str = r#"
@@ -81,7 +93,7 @@ fn guest_with(name: &str, arch: &'static Architecture, kernel: &str, machine: &s
     let append = format!("{} parts={} finish=poweroff", arch.guest_append, of_all(|part| part.name).join(","));
     let script = format!(
         "{FUNCTIONS}\n{before}\n\
-         ./carpel run -k {kernel} -i virtio.cpio {machine} {arguments} -a '{append}' </dev/null >console 2>&1 &\n\
+         ./carpel run -k {kernel} -i virtio.cpio {machine} {arguments} -a '{append}' <{stdin} >console 2>&1 &\n\
          carpel=$!\n\
          {meanwhile}\n\
          wait $carpel\n\
@@ -90,6 +102,7 @@ fn guest_with(name: &str, arch: &'static Architecture, kernel: &str, machine: &s
          {after}\n\
          exit $status\n",
         before = of_all(|part| part.before).join("\n"),
+        stdin = of_all(|part| part.stdin).first().unwrap_or(&"/dev/null"),
         arguments = of_all(|part| part.arguments).join(" "),
         meanwhile = of_all(|part| part.meanwhile).join("\n"),
         after = of_all(|part| part.after).join("\n"),

@@ -1,0 +1,130 @@
+//! The monitor's end of the console's port.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// So many bytes of input are held for the guest.
+const INPUT_MAX: usize = 4096;
+
+/// A terminal's size in characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Width.
+    pub columns: u16,
+    /// Height.
+    pub rows: u16,
+}
+
+/// The way to the guest's console through its virtio port. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct ConsoleHandle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    wake: EventFd,
+    room: EventFd,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    input: VecDeque<u8>,
+    used: bool,
+    /// Input was refused, and `room` has not been signalled since.
+    refused: bool,
+    size: Option<Size>,
+    resized: bool,
+}
+
+impl ConsoleHandle {
+    pub(super) fn new() -> io::Result<Self> {
+        let eventfd = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
+        Ok(Self(Arc::new(Shared { state: Mutex::default(), wake: eventfd()?, room: eventfd()? })))
+    }
+
+    /// Whether the guest uses the port: its driver opened it, and it has printed something there since. Until then, input
+    /// is for the serial port.
+    pub fn is_used(&self) -> bool {
+        self.state().used
+    }
+
+    /// Hands the guest input. Returns how many bytes were taken: none while the guest does not use the port. After less
+    /// than all, [`Self::room`] tells when to offer the rest.
+    pub fn input(&self, bytes: &[u8]) -> usize {
+        let mut state = self.state();
+        let room = if state.used { INPUT_MAX - state.input.len() } else { 0 };
+        let taken = room.min(bytes.len());
+        state.input.extend(&bytes[..taken]);
+        state.refused = taken < bytes.len();
+        drop(state);
+        if taken > 0 {
+            signal(&self.0.wake);
+        }
+        taken
+    }
+
+    /// Becomes readable when there is room again, and when the guest begins or ceases to use the port. The reader resets it by
+    /// reading its counter.
+    pub fn room(&self) -> &EventFd {
+        &self.0.room
+    }
+
+    /// Tells the guest how large its terminal is. It only learns of a size at all if there is one before its driver starts.
+    pub fn resize(&self, size: Size) {
+        let mut state = self.state();
+        state.size = Some(size);
+        state.resized = true;
+        drop(state);
+        signal(&self.0.wake);
+    }
+
+    pub(super) fn size(&self) -> Option<Size> {
+        self.state().size
+    }
+
+    /// Whether the size changed since the last call.
+    pub(super) fn take_resized(&self) -> bool {
+        std::mem::take(&mut self.state().resized)
+    }
+
+    /// Becomes readable when there is input or another size.
+    pub(super) fn wake(&self) -> &EventFd {
+        &self.0.wake
+    }
+
+    /// Takes input for the guest; returns how many bytes.
+    pub(super) fn take(&self, bytes: &mut [u8]) -> usize {
+        let mut state = self.state();
+        let count = bytes.len().min(state.input.len());
+        for (byte, input) in bytes.iter_mut().zip(state.input.drain(..count)) {
+            *byte = input;
+        }
+        if state.input.is_empty() && std::mem::take(&mut state.refused) {
+            signal(&self.0.room);
+        }
+        count
+    }
+
+    /// The guest begins or ceases to use the port. What it has not read by then is lost.
+    pub(super) fn set_used(&self, used: bool) {
+        let mut state = self.state();
+        if state.used != used {
+            state.used = used;
+            state.refused = false;
+            state.input.clear();
+            signal(&self.0.room);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn signal(event: &EventFd) {
+    // It fails only when its counter is full, and then it is readable already.
+    let _ = event.write(1);
+}

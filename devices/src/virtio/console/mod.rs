@@ -1,0 +1,133 @@
+//! Console device (section 5.3): the guest's console once its drivers are up, and ports for other streams of bytes.
+//!
+//! Port 0 is the console, which Linux calls `hvc0`. It has a serial port as its companion for the time before: what the
+//! guest prints on either goes to the same place, and the monitor hands input to the one that the guest uses.
+
+mod control;
+mod handle;
+mod port;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use super::interrupt::Interrupt;
+use super::{Opened, VirtioDevice, VirtioKind, Worker, read_bytes};
+use crate::console::ConsoleOutput;
+use crate::registry::{Key, Kind, OFF, Options, Value};
+pub use handle::{ConsoleHandle, Size};
+use port::Port;
+use worker::ConsoleWorker;
+
+/// Device type (section 5).
+const DEVICE_TYPE: u32 = 3;
+/// Feature bit (section 5.3.3): configuration space tells the terminal's size.
+const SIZE: u32 = 0;
+/// Feature bit: there are control messages, and may be several ports.
+const MULTIPORT: u32 = 1;
+/// Linux gives a port's receive queue as many pages as it has entries (drivers/char/virtio_console.c).
+const PORT_QUEUE_SIZE: u16 = 64;
+/// A message is a few bytes, and taken at once.
+const CONTROL_QUEUE_SIZE: u16 = 32;
+/// Each port takes two queues, with a descriptor of ours for each.
+const PORTS_MAX: usize = 16;
+
+/// The console device for `--device`.
+pub static KIND: VirtioKind = VirtioKind {
+    kind: Kind {
+        name: "console",
+        about: "The console once drivers are up, Linux's hvc0 (virtio-console), whose other end --console chooses; with a name, \
+                one more port of it (may repeat)",
+        keys: &[
+            Key {
+                name: "name",
+                about: "the port's name in the guest: /dev/virtio-ports/NAME",
+                value: Value::Text,
+                default: "no further port",
+            },
+            Key {
+                name: "file",
+                about: "write what the port sends to a file",
+                value: Value::Text,
+                default: "a port needs one of file, socket and pty",
+            },
+            Key {
+                name: "socket",
+                about: "connect the port to a unix socket, for one client at a time",
+                value: Value::Text,
+                default: "as above",
+            },
+            Key {
+                name: "pty",
+                about: "connect the port to a new pseudo-terminal",
+                value: Value::Flag,
+                default: "as above",
+            },
+            OFF,
+        ],
+        example: "--device console,name=log,file=log.txt",
+        standard: true,
+    },
+    open,
+};
+
+fn open(options: &Options) -> Opened {
+    let handle = ConsoleHandle::new()?;
+    let mut ports = vec![Port::console(handle.clone())];
+    for line in options.lines().filter(|line| !line.is_plain()) {
+        let port = Port::open(line)?;
+        if ports.iter().any(|other| other.name() == port.name()) {
+            return Err(format!("Two ports have the name `{}`", port.name().unwrap_or_default()).into());
+        }
+        ports.push(port);
+    }
+    if ports.len() > PORTS_MAX {
+        return Err(format!(
+            "There is room for {} ports beside the console, not for {}",
+            PORTS_MAX - 1,
+            ports.len() - 1
+        )
+        .into());
+    }
+    Ok(Box::new(Console { count: ports.len(), worker: Some(ConsoleWorker::new(ports, handle.clone())?), handle }))
+}
+
+struct Console {
+    count: usize,
+    handle: ConsoleHandle,
+    worker: Option<ConsoleWorker>,
+}
+
+impl VirtioDevice for Console {
+    fn device_type(&self) -> u32 {
+        DEVICE_TYPE
+    }
+
+    fn features(&self) -> u64 {
+        let size = if self.handle.size().is_some() { 1 << SIZE } else { 0 };
+        1 << MULTIPORT | size
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        let of_ports = |ports| [PORT_QUEUE_SIZE; 2].repeat(ports);
+        [of_ports(1), vec![CONTROL_QUEUE_SIZE; 2], of_ports(self.count - 1)].concat()
+    }
+
+    /// `struct virtio_console_config` (section 5.3.4): columns, rows, the most ports, and no emergency write.
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let Size { columns, rows } = self.handle.size().unwrap_or_default();
+        let [c0, c1] = columns.to_le_bytes();
+        let [r0, r1] = rows.to_le_bytes();
+        let [p0, p1, p2, p3] = (self.count as u32).to_le_bytes();
+        read_bytes(&[c0, c1, r0, r1, p0, p1, p2, p3], offset, data);
+    }
+
+    fn workers(&mut self, interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
+        let worker = self.worker.take().map(|worker| worker.interrupting(interrupt.clone()));
+        worker.into_iter().map(|worker| Box::new(worker) as Box<dyn Worker>).collect()
+    }
+
+    fn connect_console(&mut self, output: &dyn Fn() -> Box<dyn ConsoleOutput>) -> Option<ConsoleHandle> {
+        self.worker.as_mut()?.connect(output());
+        Some(self.handle.clone())
+    }
+}

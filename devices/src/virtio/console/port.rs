@@ -1,0 +1,248 @@
+//! A port: its queues' traffic with the host.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use event_manager::{EventOps, Events};
+
+use super::control::{self, Note};
+use super::handle::ConsoleHandle;
+use crate::console::ConsoleOutput;
+use crate::endpoint::{Endpoint, Input, Target};
+use crate::registry::Options;
+use crate::virtio::chain::Chain;
+use crate::virtio::queue::{Fault, VirtQueue};
+
+/// What is moved at once, in bytes; also what is held of input at most.
+const PIECE: usize = 4096;
+/// At most so many bytes are sent in one pass, so that others have their turn.
+const PASS_MAX: usize = 64 << 10;
+/// The longest name in bytes: a file name in the guest.
+const NAME_MAX: usize = 64;
+
+/// How sending went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// What there was.
+    All,
+    /// Not all: the other end is full. Whether it took anything.
+    Full { moved: bool },
+}
+
+/// A port of the device.
+pub(super) struct Port {
+    name: Option<String>,
+    pub(super) link: Link,
+    /// The driver opened it.
+    pub(super) open: bool,
+    /// The driver has set it up.
+    ready: bool,
+    notes: Vec<Note>,
+    sending: Option<(Chain, u64)>,
+    received: Vec<u8>,
+}
+
+/// The other end.
+pub(super) enum Link {
+    /// The monitor's console, which may be connected to nothing yet.
+    Console { handle: ConsoleHandle, output: Option<Box<dyn ConsoleOutput>> },
+    /// An end of its own.
+    Endpoint(Endpoint),
+}
+
+impl Port {
+    pub(super) fn console(handle: ConsoleHandle) -> Self {
+        Self::new(None, Link::Console { handle, output: None })
+    }
+
+    /// The port that the options describe.
+    pub(super) fn open(options: &Options) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let name = options.get("name").ok_or("A port needs a name, and what it is connected to")?;
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if name.len() > NAME_MAX || !name.bytes().all(fits) || name.starts_with('.') {
+            return Err(format!(
+                "A port's name has at most {NAME_MAX} letters, digits and `._-`, and no `.` in front, not `{name}`"
+            )
+            .into());
+        }
+        let mut targets = [
+            options.get("file").map(|path| Target::File(PathBuf::from(path))),
+            options.get("socket").map(|path| Target::Socket(PathBuf::from(path))),
+            options.has("pty").then_some(Target::Pty),
+        ]
+        .into_iter()
+        .flatten();
+        let (Some(target), None) = (targets.next(), targets.next()) else {
+            return Err(format!("The port `{name}` needs one of file, socket and pty").into());
+        };
+        let endpoint = target.open(&format!("Port `{name}`"))?;
+        Ok(Self::new(Some(name.to_owned()), Link::Endpoint(endpoint)))
+    }
+
+    fn new(name: Option<String>, link: Link) -> Self {
+        Self { name, link, open: false, ready: false, notes: Vec::new(), sending: None, received: Vec::new() }
+    }
+
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The driver starts anew.
+    pub(super) fn start(&mut self, open: bool) {
+        self.open = open;
+        self.ready = false;
+        self.notes.clear();
+    }
+
+    /// The driver is to be told something: once, however often this is called.
+    pub(super) fn note(&mut self, note: Note) {
+        let told = match note {
+            Note::Console => matches!(self.link, Link::Console { .. }),
+            Note::Resize => matches!(&self.link, Link::Console { handle, .. } if handle.size().is_some()),
+            Note::Name => self.name.is_some(),
+            Note::Add | Note::Open => true,
+        };
+        if told && (self.ready || note == Note::Add) && !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// The driver has set the port up, or could not.
+    pub(super) fn set_ready(&mut self, ready: bool) {
+        self.ready = ready;
+        if ready {
+            Note::ALL[1..].iter().for_each(|&note| self.note(note));
+        }
+    }
+
+    pub(super) fn has_notes(&self) -> bool {
+        !self.notes.is_empty()
+    }
+
+    /// The next message to the driver about this port, which is port number `port`.
+    pub(super) fn take_message(&mut self, port: usize) -> Option<Vec<u8>> {
+        let note = Note::ALL.into_iter().find(|note| self.notes.contains(note))?;
+        self.notes.retain(|&other| other != note);
+        Some(match (note, &self.link) {
+            (Note::Console, _) => control::console(port),
+            (Note::Resize, Link::Console { handle, .. }) => control::resize(port, handle.size().unwrap_or_default()),
+            (Note::Name, _) => control::name(port, self.name.as_deref().unwrap_or_default()),
+            (Note::Open, _) => control::open(port, self.link.is_connected()),
+            (Note::Add | Note::Resize, _) => control::add(port),
+        })
+    }
+
+    /// Whether something waits until the other end has room.
+    pub(super) fn is_full(&self) -> bool {
+        self.sending.is_some()
+    }
+
+    /// Takes what the driver made available to the other end.
+    pub(super) fn send(&mut self, queue: &mut VirtQueue) -> Result<Sent, Fault> {
+        let mut passed = 0;
+        loop {
+            let (chain, mut offset) = match self.sending.take() {
+                Some(sending) => sending,
+                None => match queue.pop()? {
+                    Some(chain) => (chain, 0),
+                    None => return Ok(Sent::All),
+                },
+            };
+            loop {
+                let mut piece = [0; PIECE];
+                let length = chain.readable().read(offset, &mut piece)?;
+                if length == 0 {
+                    queue.complete(chain, 0)?;
+                    break;
+                }
+                let taken = self.link.offer(&piece[..length]);
+                offset += taken as u64;
+                passed += taken;
+                if taken < length {
+                    self.sending = Some((chain, offset));
+                    return Ok(Sent::Full { moved: passed > 0 });
+                }
+                if passed >= PASS_MAX {
+                    self.sending = Some((chain, offset));
+                    queue.come_back();
+                    return Ok(Sent::All);
+                }
+            }
+        }
+    }
+
+    /// Gives the driver what came from the other end.
+    pub(super) fn receive(&mut self, queue: &mut VirtQueue) -> Result<(), Fault> {
+        while self.open {
+            if self.received.is_empty() {
+                let mut piece = [0; PIECE];
+                let count = self.link.take(&mut piece);
+                self.received.extend_from_slice(&piece[..count]);
+            }
+            if self.received.is_empty() {
+                break;
+            }
+            let Some(chain) = queue.pop()? else { break };
+            let written = chain.writable().write(0, &self.received)?;
+            queue.complete(chain, written as u32)?;
+            self.received.drain(..written);
+        }
+        Ok(())
+    }
+
+    /// One of the other end's event sources is ready; `data` is that of its first one.
+    pub(super) fn event(&mut self, data: u32, source: u32, events: Events, ops: &mut EventOps) {
+        let connected = self.link.is_connected();
+        if let Link::Endpoint(Endpoint { input: Some(input), .. }) = &mut self.link {
+            input.event(data, source, events, ops);
+        }
+        if self.link.is_connected() != connected {
+            self.note(Note::Open);
+        }
+    }
+
+    /// Lets go of a chain.
+    pub(super) fn stop_sending(&mut self) {
+        self.sending = None;
+    }
+
+    /// Forgets what the driver has not taken.
+    pub(super) fn stop_receiving(&mut self) {
+        self.received.clear();
+    }
+}
+
+impl Link {
+    /// Hands over what can be taken at once; what cannot be taken at all is lost.
+    fn offer(&mut self, bytes: &[u8]) -> usize {
+        match self {
+            Self::Console { handle, output } => {
+                handle.set_used(true);
+                output.as_mut().map_or(bytes.len(), |output| output.offer(bytes))
+            }
+            Self::Endpoint(endpoint) => match endpoint.output.try_write(bytes) {
+                Ok(count) => count,
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+                Err(error) => {
+                    log::debug!("Output of a port is lost: {error}");
+                    bytes.len()
+                }
+            },
+        }
+    }
+
+    fn take(&mut self, bytes: &mut [u8]) -> usize {
+        match self {
+            Self::Console { handle, .. } => handle.take(bytes),
+            Self::Endpoint(endpoint) => endpoint.input.as_mut().map_or(0, |input| input.read(bytes)),
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        match self {
+            Self::Console { .. } => true,
+            Self::Endpoint(endpoint) => endpoint.input.as_ref().is_none_or(Input::is_connected),
+        }
+    }
+}
