@@ -5,6 +5,7 @@ pub mod bench;
 pub mod boot;
 pub mod cache;
 pub mod command;
+pub mod compile;
 pub mod demo;
 pub mod guest;
 pub mod host;

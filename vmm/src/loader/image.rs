@@ -10,7 +10,7 @@ const HEADER: usize = 64;
 /// Where "ARM" and 0x64 stand.
 const MAGIC: usize = 56;
 /// The longest command line that Linux takes, NUL excluded (`COMMAND_LINE_SIZE` in arch/arm64).
-const CMDLINE_MAX: usize = 2047;
+pub const CMDLINE_MAX: usize = 2047;
 
 /// Whether the file's first bytes have the header's magic number.
 pub fn is_image(start: &[u8]) -> bool {

@@ -8,6 +8,7 @@ mod decompress;
 mod elf;
 mod fields;
 mod firmware;
+mod flat;
 mod image;
 mod multiboot;
 #[cfg(test)]
@@ -39,6 +40,8 @@ pub enum Format {
     Multiboot,
     /// Linux's arm64 image with its header.
     Image,
+    /// Memory's contents without a header.
+    Flat,
     /// A firmware image.
     Firmware,
 }
@@ -51,6 +54,7 @@ impl Format {
             Self::Elf => "ELF",
             Self::Multiboot => "Multiboot image",
             Self::Image => "Image",
+            Self::Flat => "flat image",
             Self::Firmware => "firmware image",
         }
     }
@@ -156,7 +160,7 @@ pub enum KernelError {
 const fn recognised(arch: Arch) -> &'static str {
     match arch {
         Arch::X86_64 => "a bzImage, an ELF file nor a Multiboot image",
-        Arch::Aarch64 => "an Image nor an ELF file",
+        Arch::Aarch64 => "an Image, an ELF file nor anything else that begins with an instruction",
         Arch::Riscv64 => "an ELF file nor anything else that boots",
     }
 }
@@ -191,6 +195,7 @@ impl Kernel {
                 None => Err(KernelError::Unknown { arch }),
             },
             Arch::Aarch64 if image::is_image(&signature) => Ok(vec![image::parse(source)?]),
+            Arch::Aarch64 if flat::may_be_flat(&signature) => Ok(vec![flat::kernel(source.size())]),
             _ => Err(KernelError::Unknown { arch }),
         }
     }

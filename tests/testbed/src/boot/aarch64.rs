@@ -1,6 +1,7 @@
 //! The boot tests of aarch64: the stock kernel in every layout, on hosts with either interrupt controller, and firmware.
 
 mod firmware;
+mod payloads;
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use crate::kernel::StockKernel;
 use crate::packages::busybox;
 use crate::workspace;
 use firmware::Firmware;
+use payloads::Payloads;
 
 const LAYOUTS: [&str; 2] = ["crosvm", "virt"];
 const CPUS: [u64; 2] = [1, 2];
@@ -27,6 +29,7 @@ pub struct Files {
     carpel: PathBuf,
     stock: PathBuf,
     firmware: Option<Firmware>,
+    payloads: Payloads,
     scratch: TempDir,
 }
 
@@ -41,6 +44,7 @@ impl Files {
             carpel: workspace::carpel(arch)?,
             stock: stock.image,
             firmware: runs_firmware(arch).then(Firmware::obtain).transpose()?,
+            payloads: Payloads::obtain()?,
             scratch,
         })
     }
@@ -51,6 +55,7 @@ impl Files {
         for file in ["guest.cpio", "virtio.cpio"] {
             host.file(file, &self.scratch.path().join(file));
         }
+        self.payloads.give(host);
         if let Some(firmware) = &self.firmware {
             firmware.give(host);
         }
@@ -62,8 +67,8 @@ impl Files {
 pub fn steps(arch: &'static Architecture, mapper: &Path, all: bool) -> Vec<Step> {
     let rows = (0..8).map(|n| (n & 1, n >> 1 & 1, n >> 2));
     let wanted = rows.filter(|(layout, cpus, memory)| all || layout ^ cpus == *memory);
-    let mut steps: Vec<_> =
-        wanted.map(|(layout, cpus, memory)| boot(arch, layout, cpus, memory).step(mapper.to_owned())).collect();
+    let machines = wanted.map(|(layout, cpus, memory)| boot(arch, layout, cpus, memory).step(mapper.to_owned()));
+    let mut steps: Vec<_> = payloads::steps(arch).chain(machines).collect();
     steps.extend(LAYOUTS.map(|layout| virtio::together(arch, "Image", layout)));
     if runs_firmware(arch) {
         steps.extend(firmware::steps());
