@@ -31,9 +31,9 @@ fn one_device_more_than_there_are_interrupts_is_a_wrong_command_line() {
 #[test]
 fn a_dry_run_shows_each_device_with_its_address_and_interrupt() {
     let outcome = run("hello", &["--dry-run", "--device", "rng,rate=1M", "--device", "rng"]).expect_status(0);
-    let devices = [("balloon", 1), ("console", 2), ("rng", 3), ("rng", 4)];
-    for (device, place) in devices {
-        let line = format!("\ndevice: {device} at 0xFEC0_{place}000-0xFEC0_{}000, IRQ {}\n", place + 1, place + 4);
+    let devices = [("balloon", 5), ("console", 6), ("rng", 7), ("rng", 10)];
+    for (place, (device, irq)) in (1..).zip(devices) {
+        let line = format!("\ndevice: {device} at 0xFEC0_{place}000-0xFEC0_{}000, IRQ {irq}\n", place + 1);
         assert!(outcome.stdout.contains(&line), "{outcome:#?}");
     }
     let off = devices.map(|(device, _)| format!("--device={device},off"));
