@@ -124,6 +124,9 @@ pub struct RunArgs {
     /// Give the guest a network interface: tap=NAME[,mac=..][,...], as `carpel devices` says of net (may repeat)
     #[arg(long, value_name = "KIND")]
     pub net: Vec<String>,
+    /// Connect the guest's vsock to a unix socket: cid=N,uds=PATH, as `carpel devices` says of vsock
+    #[arg(long, value_name = "KEYS")]
+    pub vsock: Option<String>,
     /// Configure a device: KIND[,key=value...]; `carpel devices` lists them (may repeat)
     #[arg(long, value_name = "DEVICE")]
     pub device: Vec<String>,

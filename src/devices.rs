@@ -51,7 +51,8 @@ pub fn list() -> String {
 pub fn texts(args: &RunArgs) -> Vec<String> {
     let disks = args.disk.iter().map(|disk| format!("blk,path={disk}"));
     let nets = args.net.iter().map(|net| format!("net,{net}"));
-    args.device.iter().cloned().chain(disks).chain(nets).collect()
+    let vsocks = args.vsock.iter().map(|vsock| format!("vsock,{vsock}"));
+    args.device.iter().cloned().chain(disks).chain(nets).chain(vsocks).collect()
 }
 
 /// Reads the options, each `KIND[,key=value...]`. Naming a standard kind configures the one that every guest has, or takes it

@@ -19,9 +19,11 @@ pub mod blk;
 pub mod console;
 pub mod net;
 pub mod rng;
+pub mod vsock;
 
 /// Every kind of virtio device.
-pub static REGISTRY: &[&VirtioKind] = &[&balloon::KIND, &blk::KIND, &console::KIND, &net::KIND, &rng::KIND];
+pub static REGISTRY: &[&VirtioKind] =
+    &[&balloon::KIND, &blk::KIND, &console::KIND, &net::KIND, &rng::KIND, &vsock::KIND];
 
 /// Kinds of which a guest has one device at most: what several texts say about one adds up.
 pub static SINGLE: &[&VirtioKind] = &[&console::KIND];
