@@ -1,9 +1,10 @@
 //! Block device (section 5.2): a file or block device of the host as the guest's disk.
 //!
 //! A [`storage::Storage`] holds the disk's bytes and knows nothing of virtio. A [`request`] is what a driver asks of it, checked. A
-//! [`worker`] takes requests from a queue and answers them.
+//! [`worker`] takes requests from a queue, has an [`engine`] bring them before the host, and answers them.
 
 mod config;
+mod engine;
 mod lock;
 mod raw;
 mod request;
@@ -16,22 +17,27 @@ use std::path::Path;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
-    VIRTIO_BLK_F_TOPOLOGY,
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 
 use super::interrupt::Interrupt;
+use super::rate::RateLimiter;
 use super::{Opened, VirtioDevice, VirtioKind, Worker, read_bytes};
 use crate::registry::{Key, Kind, Options, Value};
+use engine::Choice;
 use raw::RawImage;
 use request::ID_BYTES;
 use storage::Disk;
-use worker::BlkWorker;
+use worker::{BlkWorker, Limits};
 
 /// Device type (section 5).
 const DEVICE_TYPE: u32 = 2;
 /// As many as QEMU gives a disk: Linux keeps no more requests than this in flight, and a request's buffers fit as well.
 const QUEUE_SIZE: u16 = 256;
+
+/// Each queue is a thread.
+const MOST_QUEUES: u64 = 16;
 
 /// Whatever is written is on disk when a flush after it is answered; larger reads and writes stay whole.
 const FEATURES: u64 = 1 << VIRTIO_BLK_F_SIZE_MAX
@@ -39,6 +45,8 @@ const FEATURES: u64 = 1 << VIRTIO_BLK_F_SIZE_MAX
     | 1 << VIRTIO_BLK_F_BLK_SIZE
     | 1 << VIRTIO_BLK_F_FLUSH
     | 1 << VIRTIO_BLK_F_TOPOLOGY;
+/// What a disk that can be written to has as well.
+const WRITABLE_FEATURES: u64 = 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES;
 
 /// The block device for `--device`.
 pub static KIND: VirtioKind = VirtioKind {
@@ -54,6 +62,31 @@ pub static KIND: VirtioKind = VirtioKind {
                 value: Value::Text,
                 default: "an empty one",
             },
+            Key {
+                name: "direct",
+                about: "reads and writes of whole pages pass by the host's page cache",
+                value: Value::Flag,
+                default: "they go through it",
+            },
+            Key {
+                name: "engine",
+                about: "what waits for the host",
+                value: Value::OneOf(&["uring", "threads"]),
+                default: "uring where the host has it",
+            },
+            Key { name: "queues", about: "how many, up to 16, each with a thread", value: Value::Size, default: "1" },
+            Key {
+                name: "rate",
+                about: "bytes per second, all queues together",
+                value: Value::Size,
+                default: "no limit",
+            },
+            Key {
+                name: "ops",
+                about: "requests per second, all queues together",
+                value: Value::Size,
+                default: "no limit",
+            },
         ],
         example: "--device blk,path=disk.img,ro,id=data",
         standard: false,
@@ -65,8 +98,17 @@ fn open(options: &Options) -> Opened {
     let path = Path::new(options.get("path").ok_or("A disk needs an image: `path=FILE`")?);
     let read_only = options.has("ro");
     let id = serial_number(options.get("id").unwrap_or_default())?;
-    let image = RawImage::open(path, read_only)?;
-    Ok(Box::new(Blk::new(Disk::new(path.display().to_string(), Box::new(image), read_only, id))))
+    let queues = options.size("queues").unwrap_or(1);
+    if queues > MOST_QUEUES {
+        return Err(format!("A disk has up to {MOST_QUEUES} queues, not {queues}").into());
+    }
+    let image = RawImage::open(path, read_only, options.has("direct"))?;
+    let disk = Disk::new(path.display().to_string(), Box::new(image), read_only, id);
+    let choice = if options.get("engine") == Some("threads") { Choice::Threads } else { Choice::Any };
+    // No queue knows what the others do.
+    let share = |key| RateLimiter::new(options.size(key).map(|all| (all / queues).max(1)));
+    let limits = (0..queues).map(|_| Ok(Limits { bytes: share("rate")?, operations: share("ops")? }));
+    Ok(Box::new(Blk::new(disk, choice, limits.collect::<std::io::Result<_>>()?)))
 }
 
 /// The answer to a driver that asks for the serial number: zeros behind it if it is shorter.
@@ -81,12 +123,17 @@ fn serial_number(id: &str) -> Result<[u8; ID_BYTES], Box<dyn Error + Send + Sync
 
 struct Blk {
     disk: Arc<Disk>,
+    choice: Choice,
+    /// One for each queue; taken by their workers.
+    limits: Vec<Limits>,
+    queues: u16,
     config: Vec<u8>,
 }
 
 impl Blk {
-    fn new(disk: Disk) -> Self {
-        Self { config: config::space(disk.sectors), disk: Arc::new(disk) }
+    fn new(disk: Disk, choice: Choice, limits: Vec<Limits>) -> Self {
+        let queues = limits.len() as u16;
+        Self { config: config::space(disk.sectors, queues), disk: Arc::new(disk), choice, limits, queues }
     }
 }
 
@@ -96,11 +143,13 @@ impl VirtioDevice for Blk {
     }
 
     fn features(&self) -> u64 {
-        FEATURES | u64::from(self.disk.read_only) << VIRTIO_BLK_F_RO
+        let access = if self.disk.read_only { 1 << VIRTIO_BLK_F_RO } else { WRITABLE_FEATURES };
+        let queues = u64::from(self.queues > 1) << VIRTIO_BLK_F_MQ;
+        FEATURES | access | queues
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        vec![QUEUE_SIZE]
+        vec![QUEUE_SIZE; self.queues.into()]
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -108,7 +157,9 @@ impl VirtioDevice for Blk {
     }
 
     fn workers(&mut self, _interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
-        vec![Box::new(BlkWorker::new(Arc::clone(&self.disk), 0))]
+        let limits = self.limits.drain(..).enumerate();
+        let worker = |(queue, limits)| BlkWorker::new(Arc::clone(&self.disk), queue, QUEUE_SIZE, self.choice, limits);
+        limits.map(|limits| Box::new(worker(limits)) as Box<dyn Worker>).collect()
     }
 }
 

@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, Seek as _, SeekFrom};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use thiserror::Error;
 use vm_memory::VolatileSlice;
 
@@ -35,20 +36,36 @@ pub enum ImageError {
     /// A directory, a pipe or the like.
     #[error("{0} is neither a file nor a block device")]
     Kind(String),
+    /// The host's page cache cannot be passed by.
+    #[error("Cannot open {path} around the page cache, as `direct` says")]
+    Direct {
+        /// As the user named it.
+        path: String,
+        /// The cause.
+        source: io::Error,
+    },
     /// There is nothing in it.
     #[error("{0} is empty: a disk has at least one sector of 512 bytes")]
     Empty(String),
 }
 
+/// What reads and writes around the host's page cache must be aligned to, in bytes, in the file as in memory: no disk has larger
+/// blocks. Others go through the cache.
+const DIRECT_ALIGN: u64 = 4096;
+/// So many zeros are written at once.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
 /// An open image.
 pub struct RawImage {
     file: File,
+    /// The same file around the host's page cache.
+    direct: Option<File>,
     size: u64,
 }
 
 impl RawImage {
     /// Opens an image and keeps others from writing to it as long as it is open: from using it at all if it is writable.
-    pub fn open(path: &Path, read_only: bool) -> Result<Self, Box<dyn Error + Send + Sync>> {
+    pub fn open(path: &Path, read_only: bool, direct: bool) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let name = || path.display().to_string();
         let open_error = |source| ImageError::Open { path: name(), source };
         // Before it is opened: that would wait for a pipe's other end.
@@ -56,14 +73,10 @@ impl RawImage {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(ImageError::Kind(name()).into());
         }
-        let mut file = File::options().read(true).write(!read_only).open(path).map_err(|source| {
+        let mut options = File::options();
+        let mut file = options.read(true).write(!read_only).open(path).map_err(|source| {
             let denied = matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
-            let path = name();
-            if denied && !read_only {
-                ImageError::OpenWritable { path, source }
-            } else {
-                ImageError::Open { path, source }
-            }
+            if denied && !read_only { ImageError::OpenWritable { path: name(), source } } else { open_error(source) }
         })?;
         lock::lock(&file, path, read_only)?;
         // A block device has no size among its metadata.
@@ -71,7 +84,36 @@ impl RawImage {
         if size < super::request::SECTOR {
             return Err(ImageError::Empty(name()).into());
         }
-        Ok(Self { file, size })
+        let direct = direct.then(|| options.custom_flags(OFlag::O_DIRECT.bits()).open(path)).transpose();
+        let direct = direct.map_err(|source| ImageError::Direct { path: name(), source })?;
+        Ok(Self { file, direct, size })
+    }
+
+    /// The file for a transfer between these slices and its bytes from `offset` on.
+    pub fn file(&self, slices: &[VolatileSlice<'_>], offset: u64) -> &File {
+        let aligned = |slice: &VolatileSlice<'_>| {
+            let (start, length) = (slice.ptr_guard().as_ptr() as u64, slice.len() as u64);
+            start.is_multiple_of(DIRECT_ALIGN) && length.is_multiple_of(DIRECT_ALIGN)
+        };
+        match &self.direct {
+            Some(direct) if offset.is_multiple_of(DIRECT_ALIGN) && slices.iter().all(aligned) => direct,
+            _ => &self.file,
+        }
+    }
+
+    fn allocate(&self, mode: FallocateFlags, offset: u64, length: u64) -> io::Result<()> {
+        let mode = mode | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let range = |bytes| i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput);
+        Ok(fallocate(&self.file, mode, range(offset)?, range(length)?)?)
+    }
+
+    fn write_zeros(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
+        while length > 0 {
+            let piece = length.min(ZEROS.len() as u64);
+            self.file.write_all_at(&ZEROS[..piece as usize], offset)?;
+            (offset, length) = (offset + piece, length - piece);
+        }
+        Ok(())
     }
 }
 
@@ -81,14 +123,37 @@ impl Storage for RawImage {
     }
 
     fn read(&self, into: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
-        transfer::read(&self.file, into, offset)
+        transfer::read(self.file(into, offset), into, offset)
     }
 
     fn write(&self, from: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
-        transfer::write(&self.file, from, offset)
+        transfer::write(self.file(from, offset), from, offset)
     }
 
     fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        self.allocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE, offset, length)
+    }
+
+    fn zero(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        // A hole reads as zeros as well.
+        let punched = unmap && self.discard(offset, length).is_ok();
+        if punched || self.allocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, offset, length).is_ok() {
+            return Ok(());
+        }
+        self.write_zeros(offset, length)
+    }
+
+    fn raw(&self) -> Option<&RawImage> {
+        Some(self)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use vm_memory::VolatileSlice;
 
+use super::raw::RawImage;
 use super::request::{ID_BYTES, SECTOR};
 
 /// So many I/O errors of a disk are told to the user, for a guest can cause as many as it likes.
@@ -23,6 +24,17 @@ pub trait Storage: Send + Sync {
 
     /// Returns when all that was written before will outlive the host's power.
     fn flush(&self) -> io::Result<()>;
+
+    /// Gives the range back to the host where that is possible; what it holds afterwards is not said.
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()>;
+
+    /// Makes the range zeros, of which the host need not keep any if `unmap` says so.
+    fn zero(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()>;
+
+    /// The file that holds these very bytes, if there is one.
+    fn raw(&self) -> Option<&RawImage> {
+        None
+    }
 }
 
 /// A storage as the guest's disk.

@@ -25,6 +25,8 @@ const IN: u32 = 0;
 const OUT: u32 = 1;
 const FLUSH: u32 = 4;
 const GET_ID: u32 = 8;
+const DISCARD: u32 = 11;
+const WRITE_ZEROES: u32 = 13;
 
 const OK: u8 = 0;
 const IOERR: u8 = 1;
@@ -90,16 +92,26 @@ fn configuration_tells_size_and_limits() {
     assert_eq!((config(0), config(4)), (SECTORS as u32, 0));
     assert_eq!((config(8), config(12)), (4 << 20, 254));
     assert_eq!((config(20), config(24)), (512, 3 | 8 << 16));
-    assert_eq!(config(72), 0);
+    assert_eq!((config(32), config(36), config(40), config(44)), (1 << 16, 1 << 21, 32, 8));
+    assert_eq!((config(48), config(52), config(56)), (1 << 17, 1, 1));
+    assert_eq!((config(60), config(72)), (0, 0));
     let offered = machine.guest.offered();
     assert_eq!(offered & 1 << VIRTIO_BLK_F_FLUSH, 1 << VIRTIO_BLK_F_FLUSH);
     assert_eq!(offered & 1 << VIRTIO_BLK_F_RO, 0);
     assert_ne!(Machine::new(",ro").guest.offered() & 1 << VIRTIO_BLK_F_RO, 0);
 }
 
+/// What must not make a difference to the guest.
+const ENGINES: [&str; 4] = ["", ",engine=threads", ",direct", ",direct,engine=threads"];
+
 #[test]
 fn reads_and_writes_go_to_their_sectors() {
-    let mut machine = Machine::new("");
+    for engine in ENGINES {
+        check_transfers(Machine::new(engine));
+    }
+}
+
+fn check_transfers(mut machine: Machine) {
     // The last piece lies behind the gap of guest memory.
     let pieces = [(DATA, 100, WRITE), (DATA + 100, 412, WRITE), (HIGH_MEMORY, 512, WRITE)];
     assert_eq!(machine.request(IN, 5, &pieces), OK);
@@ -114,6 +126,14 @@ fn reads_and_writes_go_to_their_sectors() {
     image[63 * SECTOR..].fill(0x22);
     assert_eq!(machine.image(), image);
     assert_eq!(machine.request(FLUSH, 0, &[]), OK);
+
+    // Whole pages, which `direct` takes past the cache, and back.
+    put_bytes(&machine.guest, DATA, &[0x33; 0x2000]);
+    assert_eq!(machine.request(OUT, 16, &[(DATA, 0x1000, 0), (DATA + 0x1000, 0x1000, 0)]), OK);
+    image[16 * SECTOR..32 * SECTOR].fill(0x33);
+    assert!(machine.image() == image);
+    assert_eq!(machine.request(IN, 8, &[(DATA, 0x1000, WRITE)]), OK);
+    assert!(machine.guest.bytes(DATA, 0x1000) == image[8 * SECTOR..16 * SECTOR]);
 }
 
 #[test]
@@ -200,7 +220,12 @@ fn a_request_without_header_or_status_breaks_the_device_until_a_reset() {
 
 #[test]
 fn an_image_that_shrinks_is_an_error_for_the_guest() {
-    let mut machine = Machine::new("");
+    for engine in ENGINES {
+        check_shrinking(Machine::new(engine));
+    }
+}
+
+fn check_shrinking(mut machine: Machine) {
     File::options().write(true).open(&machine.path).unwrap().set_len(10 * SECTOR as u64).unwrap();
     for _ in 0..10 {
         assert_eq!(machine.request(IN, 9, &[(DATA, 1024, WRITE)]), IOERR);
@@ -211,7 +236,11 @@ fn an_image_that_shrinks_is_an_error_for_the_guest() {
 
 #[test]
 fn a_reset_amid_requests_leaves_memory_and_disk_alone() {
-    let mut machine = Machine::new("");
+    check_resets(Machine::new(""));
+    check_resets(Machine::new(",engine=threads"));
+}
+
+fn check_resets(mut machine: Machine) {
     for round in 0..2000_u32 {
         // Every other request writes its round to its sector, the others read.
         for head in 0..5_u16 {
@@ -316,12 +345,22 @@ impl Storage for Witness {
         self.note("flush");
         Ok(())
     }
+
+    fn discard(&self, _offset: u64, _length: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    fn zero(&self, _offset: u64, _length: u64, _unmap: bool) -> std::io::Result<()> {
+        self.note("zero");
+        Ok(())
+    }
 }
 
 fn witnessed() -> (Guest, Witness) {
     let witness = Witness { seen: Arc::default(), status: Arc::default() };
     let disk = Disk::new("witness".into(), Box::new(witness.clone()), false, [0; ID_BYTES]);
-    let guest = Guest::new(Box::new(Blk::new(disk)));
+    let limits = Limits { bytes: RateLimiter::new(None).unwrap(), operations: RateLimiter::new(None).unwrap() };
+    let guest = Guest::new(Box::new(Blk::new(disk, Choice::Any, vec![limits])));
     *witness.status.lock().unwrap() = Some(Arc::clone(&guest.memory));
     (guest, witness)
 }
@@ -341,6 +380,9 @@ fn without_flushes_every_write_is_flushed_before_its_answer() {
     guest.start_with(1 << 32);
     assert_eq!(request(&mut guest, OUT, 0, &[(DATA, 512, 0)]), OK);
     assert_eq!(*witness.seen.lock().unwrap(), [("write", NONE), ("flush", NONE)]);
+    let mut machine = Machine::new("");
+    machine.guest.start_with(1 << 32);
+    assert_eq!(machine.request(OUT, 0, &[(DATA, 512, 0)]), OK);
 }
 
 #[test]
@@ -363,4 +405,114 @@ fn requests_without_end_are_answered_without_end() {
         answered += 1;
     }
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}
+
+/// Segments for discarding and zeroing: sector, sectors, flags.
+fn put_segments(guest: &Guest, segments: &[(u64, u32, u32)]) -> (u64, u32, u16) {
+    let record = |&(sector, sectors, flags): &(u64, u32, u32)| {
+        [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
+    };
+    let bytes: Vec<u8> = segments.iter().flat_map(record).collect();
+    put_bytes(guest, DATA, &bytes);
+    (DATA, bytes.len() as u32, 0)
+}
+
+#[test]
+fn discarded_and_zeroed_sectors_are_zeros_and_no_others_are() {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut machine = Machine::new("");
+    let mut image = machine.image();
+    let blocks = |machine: &Machine| fs::metadata(&machine.path).unwrap().blocks();
+    let before = blocks(&machine);
+    let data = put_segments(&machine.guest, &[(8, 8, 0), (24, 16, 0)]);
+    assert_eq!(machine.request(DISCARD, 0, &[data]), OK);
+    image[8 * SECTOR..16 * SECTOR].fill(0);
+    image[24 * SECTOR..40 * SECTOR].fill(0);
+    assert!(machine.image() == image);
+    assert!(blocks(&machine) < before, "the host has its space back");
+
+    for (sector, flags) in [(0, 0), (3, 1), (41, 0), (48, 1)] {
+        let data = put_segments(&machine.guest, &[(sector, 2, flags)]);
+        assert_eq!(machine.request(WRITE_ZEROES, 0, &[data]), OK);
+        image[sector as usize * SECTOR..][..2 * SECTOR].fill(0);
+        assert!(machine.image() == image, "{sector}");
+    }
+    let nothing = put_segments(&machine.guest, &[(63, 0, 0)]);
+    assert_eq!(machine.request(DISCARD, 0, &[nothing]), OK);
+    assert_eq!(machine.request(WRITE_ZEROES, 0, &[nothing]), OK);
+    assert!(machine.image() == image);
+}
+
+#[test]
+fn segments_that_are_too_many_too_large_or_not_on_the_disk_are_refused_at_once() {
+    let mut machine = Machine::new("");
+    let image = machine.image();
+    let started = Instant::now();
+    for kind in [DISCARD, WRITE_ZEROES] {
+        for segment in
+            [(63, 2, 0), (64, 1, 0), (u64::MAX, 1, 0), (u64::MAX, u32::MAX, 0), (0, u32::MAX, 0), (1 << 55, 1, 0)]
+        {
+            let data = put_segments(&machine.guest, &[segment]);
+            assert_eq!(machine.request(kind, 0, &[data]), IOERR, "{kind} {segment:?}");
+        }
+        // One that could be done does not make up for one that cannot.
+        let data = put_segments(&machine.guest, &[(0, 1, 0), (64, 1, 0)]);
+        assert_eq!(machine.request(kind, 0, &[data]), IOERR);
+        for flags in [2, 3, 1 << 31] {
+            let data = put_segments(&machine.guest, &[(0, 1, flags)]);
+            assert_eq!(machine.request(kind, 0, &[data]), UNSUPP, "{kind} {flags}");
+        }
+        assert_eq!(machine.request(kind, 0, &[(DATA, 15, 0)]), IOERR);
+        assert_eq!(machine.request(kind, 0, &[]), IOERR);
+        // A million segments: the same memory again and again.
+        assert_eq!(machine.request(kind, 0, &[(0, MEMORY as u32, 0); 14]), IOERR);
+    }
+    let data = put_segments(&machine.guest, &[(0, 1, 1)]);
+    assert_eq!(machine.request(DISCARD, 0, &[data]), UNSUPP);
+    assert!(started.elapsed().as_millis() < 1000, "{:?}", started.elapsed());
+    assert!(machine.image() == image);
+
+    let mut machine = Machine::new(",ro");
+    assert_eq!(machine.guest.offered() & WRITABLE_FEATURES, 0);
+    let data = put_segments(&machine.guest, &[(0, 1, 0)]);
+    assert_eq!(machine.request(DISCARD, 0, &[data]), IOERR);
+    assert_eq!(machine.request(WRITE_ZEROES, 0, &[data]), IOERR);
+}
+
+#[test]
+fn a_storage_that_cannot_discard_says_so() {
+    let (mut guest, witness) = witnessed();
+    guest.start();
+    let data = put_segments(&guest, &[(0, 1, 0)]);
+    assert_eq!(request(&mut guest, DISCARD, 0, &[data]), UNSUPP);
+    assert_eq!(request(&mut guest, WRITE_ZEROES, 0, &[data]), OK);
+    assert_eq!(*witness.seen.lock().unwrap(), [("zero", NONE)]);
+}
+
+#[test]
+fn each_queue_is_served() {
+    let mut machine = Machine::new(",queues=4");
+    assert_eq!(machine.guest.offered() & 1 << VIRTIO_BLK_F_MQ, 1 << VIRTIO_BLK_F_MQ);
+    assert_eq!(machine.guest.read(r::CONFIG + 32) >> 16, 4);
+    for queue in (0..4).rev() {
+        put_header(&machine.guest, HEADER, IN, 10 + queue as u64);
+        assert_eq!(machine.guest.request(queue, &[(HEADER, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)]), 513);
+        assert_eq!(machine.guest.bytes(DATA, 512), [10 + queue as u8; 512]);
+    }
+    let error = open(&KIND.kind.parse("blk,path=x,queues=17").unwrap()).err().unwrap().to_string();
+    assert_eq!(error, "A disk has up to 16 queues, not 17");
+}
+
+#[test]
+fn rates_hold_it_back() {
+    for (keys, requests) in [(",rate=40K", 20), (",ops=40", 12)] {
+        let mut machine = Machine::new(keys);
+        let started = Instant::now();
+        for _ in 0..requests {
+            assert_eq!(machine.request(IN, 0, &[(DATA, 1024, WRITE)]), OK);
+        }
+        // 20 KiB, or 12 requests, less the burst of a tenth of a second and what is on credit at the end.
+        assert!(started.elapsed().as_millis() >= 170, "{keys}: {:?}", started.elapsed());
+        assert!(started.elapsed().as_millis() < 5000, "{keys}: {:?}", started.elapsed());
+    }
 }

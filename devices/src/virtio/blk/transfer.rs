@@ -9,7 +9,7 @@ use nix::libc;
 use vm_memory::VolatileSlice;
 
 /// The most pieces of memory that Linux takes at once (include/uapi/linux/uio.h).
-const UIO_MAXIOV: libc::c_int = 1024;
+pub const UIO_MAXIOV: libc::c_int = 1024;
 
 /// Fills the slices with a file's bytes from `offset` on. It is an error if the file ends before.
 pub fn read(file: &File, into: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
@@ -30,6 +30,16 @@ pub fn write(file: &File, from: &[VolatileSlice<'_>], offset: u64) -> io::Result
     })
 }
 
+/// The slices as the kernel takes them.
+pub fn iovecs(slices: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
+    // A pointer stays valid without its guard: that matters only where memory is mapped anew for each access.
+    let iovec = |slice: &VolatileSlice<'_>| libc::iovec {
+        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+        iov_len: slice.len(),
+    };
+    slices.iter().map(iovec).collect()
+}
+
 /// Repeats the call until everything is done.
 fn transfer(
     slices: &[VolatileSlice<'_>],
@@ -37,12 +47,7 @@ fn transfer(
     stuck: io::ErrorKind,
     call: impl Fn(*const libc::iovec, libc::c_int, libc::off_t) -> libc::ssize_t,
 ) -> io::Result<()> {
-    // A pointer stays valid without its guard: that matters only where memory is mapped anew for each access.
-    let iovec = |slice: &VolatileSlice<'_>| libc::iovec {
-        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-        iov_len: slice.len(),
-    };
-    let mut iovecs: Vec<_> = slices.iter().map(iovec).collect();
+    let mut iovecs = iovecs(slices);
     let mut left = &mut iovecs[..];
     while !left.is_empty() {
         let at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;

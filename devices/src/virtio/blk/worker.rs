@@ -3,48 +3,79 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use event_manager::{EventOps, Events};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_OK};
 
+use super::engine::{self, Choice, Done, Engine, Request};
 use super::request::{Operation, Refusal, room};
 use super::storage::Disk;
 use crate::virtio::Worker;
 use crate::virtio::chain::Chain;
-use crate::virtio::queue::{Fault, Queues};
+use crate::virtio::queue::{Fault, Queues, VirtQueue};
+use crate::virtio::rate::RateLimiter;
+
+/// Data of the worker's events: requests are done, ...
+const DONE: u32 = 0;
+/// ... or the limits let it go on.
+const BYTES: u32 = 1;
+const OPERATIONS: u32 = 2;
+
+/// How much a queue may do.
+pub struct Limits {
+    /// Bytes per second.
+    pub bytes: RateLimiter,
+    /// Requests per second.
+    pub operations: RateLimiter,
+}
 
 /// The worker of one queue.
 pub struct BlkWorker {
     disk: Arc<Disk>,
     queue: usize,
+    size: u16,
+    choice: Choice,
+    /// Made in the worker's own thread.
+    engine: Option<Box<dyn Engine>>,
+    limits: Limits,
     /// The driver does not flush: a write that is answered must be on disk (section 5.2.6.2).
-    write_through: bool,
+    durable: bool,
 }
 
 impl BlkWorker {
-    /// A worker for this queue of the disk.
-    pub fn new(disk: Arc<Disk>, queue: usize) -> Self {
-        Self { disk, queue, write_through: false }
+    /// A worker for this queue of the disk, which has up to `size` entries.
+    pub fn new(disk: Arc<Disk>, queue: usize, size: u16, choice: Choice, limits: Limits) -> Self {
+        Self { disk, queue, size, choice, engine: None, limits, durable: false }
     }
 
-    fn serve(&self, chain: &Chain) -> Result<u32, Fault> {
-        let operation = Operation::parse(chain, &self.disk)?;
-        let result = operation.and_then(|operation| {
-            operation.perform(chain, &self.disk)?;
-            if self.write_through && matches!(operation, Operation::Write { .. }) {
-                Operation::Flush.perform(chain, &self.disk)?;
+    /// Starts what the driver made available, and answers what is done.
+    fn serve(&mut self, queue: &mut VirtQueue) -> Result<(), Fault> {
+        let Some(engine) = &mut self.engine else { return Ok(()) };
+        while self.limits.bytes.ready() && self.limits.operations.ready() {
+            let Some(chain) = queue.pop()? else { break };
+            self.limits.operations.spend(1);
+            match Operation::parse(&chain, &self.disk, self.durable)? {
+                Ok(operation) => {
+                    self.limits.bytes.spend(operation.transferred());
+                    engine.start(Request { chain, operation });
+                }
+                Err(refusal) => answer(queue, chain, Err(refusal))?,
             }
-            Ok(())
-        });
-        answer(chain, result)
+        }
+        engine.submit();
+        while let Some(Done { chain, result }) = engine.done() {
+            answer(queue, chain, result)?;
+        }
+        Ok(())
     }
 }
 
-/// Writes the status; returns how many bytes of the chain are written.
-fn answer(chain: &Chain, result: Result<(), Refusal>) -> Result<u32, Fault> {
+/// Writes the status and gives the chain back.
+fn answer(queue: &mut VirtQueue, chain: Chain, result: Result<(), Refusal>) -> Result<(), Fault> {
     let status = result.map_or_else(|refusal| refusal as u8, |()| VIRTIO_BLK_S_OK as u8);
-    let before = room(chain);
+    let before = room(&chain);
     chain.writable().write(before, &[status])?;
     // What an error leaves in the buffers may be anything, and is not to be read.
-    Ok(before as u32 + 1)
+    queue.complete(chain, before as u32 + 1)
 }
 
 impl Worker for BlkWorker {
@@ -56,16 +87,38 @@ impl Worker for BlkWorker {
         self.queue..self.queue + 1
     }
 
+    fn register(&mut self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
+        match engine::new(self.choice, &self.disk, self.size) {
+            Ok(engine) => {
+                engine.register(DONE, ops)?;
+                self.engine = Some(engine);
+            }
+            Err(error) => log::error!("A disk does not work: cannot start its threads: {error}"),
+        }
+        self.limits.bytes.register(BYTES, ops)?;
+        self.limits.operations.register(OPERATIONS, ops)
+    }
+
     fn start(&mut self, features: u64) {
-        self.write_through = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
+        self.durable = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
     }
 
     fn kick(&mut self, queue: usize, queues: &mut Queues) -> Result<(), Fault> {
-        let Some(queue) = queues.get(queue) else { return Ok(()) };
-        while let Some(chain) = queue.pop()? {
-            let written = self.serve(&chain)?;
-            queue.complete(chain, written)?;
+        queues.get(queue).map_or(Ok(()), |queue| self.serve(queue))
+    }
+
+    fn event(&mut self, events: Events, queues: &mut Queues, _ops: &mut EventOps) -> Result<(), Fault> {
+        match events.data() {
+            BYTES => self.limits.bytes.rung(),
+            OPERATIONS => self.limits.operations.rung(),
+            _ => {}
         }
-        Ok(())
+        self.kick(self.queue, queues)
+    }
+
+    fn stop(&mut self, _queue: usize) {
+        if let Some(engine) = &mut self.engine {
+            engine.stop();
+        }
     }
 }

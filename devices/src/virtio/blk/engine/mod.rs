@@ -1,0 +1,71 @@
+//! How requests are brought before the host, many at a time.
+
+mod threads;
+mod uring;
+
+use std::sync::Arc;
+
+use event_manager::EventOps;
+
+use super::request::{Operation, Refusal};
+use super::storage::Disk;
+use crate::virtio::chain::Chain;
+use threads::Pool;
+use uring::Uring;
+
+/// Which engine the user wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// io_uring, or threads where the host or the image's format does not have it.
+    Any,
+    /// Threads.
+    Threads,
+}
+
+/// A request that was checked.
+pub struct Request {
+    pub chain: Chain,
+    pub operation: Operation,
+}
+
+/// A request that is done.
+pub struct Done {
+    pub chain: Chain,
+    pub result: Result<(), Refusal>,
+}
+
+/// Performs requests in any order. One queue's worker owns it and calls it in one thread.
+pub trait Engine: Send {
+    /// Has the worker's `event` called with `data` when requests are done.
+    fn register(&self, data: u32, ops: &mut EventOps) -> Result<(), event_manager::Error>;
+
+    /// Takes a request; it may wait for [`Self::submit`].
+    fn start(&mut self, request: Request);
+
+    /// Hands to the host what was started.
+    fn submit(&mut self);
+
+    /// The next request that is done.
+    fn done(&mut self) -> Option<Done>;
+
+    /// Waits until nothing is in flight, and forgets all that is done.
+    fn stop(&mut self);
+}
+
+/// An engine for up to `most` requests of a disk at a time.
+pub fn new(choice: Choice, disk: &Arc<Disk>, most: u16) -> std::io::Result<Box<dyn Engine>> {
+    if choice == Choice::Any && disk.storage.raw().is_some() {
+        match Uring::new(Arc::clone(disk), most) {
+            Ok(engine) => return Ok(Box::new(engine)),
+            Err(error) => log::debug!("The host has no io_uring for disks, which get threads instead: {error}"),
+        }
+    }
+    Ok(Box::new(Pool::new(disk)?))
+}
+
+impl Request {
+    /// Does it, and waits meanwhile.
+    fn perform(self, disk: &Disk) -> Done {
+        Done { result: self.operation.perform(&self.chain, disk), chain: self.chain }
+    }
+}
