@@ -5,7 +5,9 @@
 
 mod config;
 mod engine;
+mod ephemeral;
 mod lock;
+mod qcow2;
 mod raw;
 mod request;
 mod storage;
@@ -13,9 +15,11 @@ mod transfer;
 mod worker;
 
 use std::error::Error;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use thiserror::Error;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
     VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
@@ -26,9 +30,11 @@ use super::rate::RateLimiter;
 use super::{Opened, VirtioDevice, VirtioKind, Worker, read_bytes};
 use crate::registry::{Key, Kind, Options, Value};
 use engine::Choice;
+use ephemeral::Ephemeral;
+use qcow2::Qcow2Image;
 use raw::RawImage;
 use request::ID_BYTES;
-use storage::Disk;
+use storage::{Disk, Storage};
 use worker::{BlkWorker, Limits};
 
 /// Device type (section 5).
@@ -63,6 +69,18 @@ pub static KIND: VirtioKind = VirtioKind {
                 default: "an empty one",
             },
             Key {
+                name: "format",
+                about: "what the image is; it is never guessed",
+                value: Value::OneOf(&["raw", "qcow2"]),
+                default: "raw",
+            },
+            Key {
+                name: "ephemeral",
+                about: "what the guest writes is thrown away at its end; the image is only read",
+                value: Value::Flag,
+                default: "it is kept",
+            },
+            Key {
                 name: "direct",
                 about: "reads and writes of whole pages pass by the host's page cache",
                 value: Value::Flag,
@@ -72,7 +90,7 @@ pub static KIND: VirtioKind = VirtioKind {
                 name: "engine",
                 about: "what waits for the host",
                 value: Value::OneOf(&["uring", "threads"]),
-                default: "uring where the host has it",
+                default: "uring for raw images where the host has it",
             },
             Key { name: "queues", about: "how many, up to 16, each with a thread", value: Value::Size, default: "1" },
             Key {
@@ -102,13 +120,39 @@ fn open(options: &Options) -> Opened {
     if queues > MOST_QUEUES {
         return Err(format!("A disk has up to {MOST_QUEUES} queues, not {queues}").into());
     }
-    let image = RawImage::open(path, read_only, options.has("direct"))?;
-    let disk = Disk::new(path.display().to_string(), Box::new(image), read_only, id);
+    let disk = Disk::new(path.display().to_string(), storage(path, options)?, read_only, id);
+    if options.get("engine") == Some("uring") && disk.storage.raw().is_none() {
+        return Err("`engine=uring` is for raw images that are written to in place".into());
+    }
     let choice = if options.get("engine") == Some("threads") { Choice::Threads } else { Choice::Any };
     // No queue knows what the others do.
     let share = |key| RateLimiter::new(options.size(key).map(|all| (all / queues).max(1)));
     let limits = (0..queues).map(|_| Ok(Limits { bytes: share("rate")?, operations: share("ops")? }));
-    Ok(Box::new(Blk::new(disk, choice, limits.collect::<std::io::Result<_>>()?)))
+    Ok(Box::new(Blk::new(disk, choice, limits.collect::<io::Result<_>>()?)))
+}
+
+fn storage(path: &Path, options: &Options) -> Result<Box<dyn Storage>, Box<dyn Error + Send + Sync>> {
+    let (ephemeral, direct) = (options.has("ephemeral"), options.has("direct"));
+    let read_only = ephemeral || options.has("ro");
+    let image: Box<dyn Storage> = match options.get("format") {
+        Some("qcow2") => Box::new(Qcow2Image::open(path, read_only, direct)?),
+        _ => Box::new(RawImage::open(path, read_only, direct)?),
+    };
+    if !ephemeral {
+        return Ok(image);
+    }
+    let in_place = std::env::temp_dir();
+    let changes =
+        Ephemeral::new(image).map_err(|source| NoPlace { directory: in_place.display().to_string(), source })?;
+    Ok(Box::new(changes))
+}
+
+/// Nowhere to keep what the guest writes.
+#[derive(Debug, Error)]
+#[error("Cannot keep what the guest writes in {directory} (TMPDIR names another place)")]
+struct NoPlace {
+    directory: String,
+    source: io::Error,
 }
 
 /// The answer to a driver that asks for the serial number: zeros behind it if it is shorter.

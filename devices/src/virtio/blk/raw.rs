@@ -11,6 +11,7 @@ use thiserror::Error;
 use vm_memory::VolatileSlice;
 
 use super::lock;
+use super::request::SECTOR;
 use super::storage::Storage;
 use super::transfer;
 
@@ -52,6 +53,8 @@ pub enum ImageError {
 /// What reads and writes around the host's page cache must be aligned to, in bytes, in the file as in memory: no disk has larger
 /// blocks. Others go through the cache.
 const DIRECT_ALIGN: u64 = 4096;
+/// How qcow2 images begin (QEMU, docs/interop/qcow2.txt).
+const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 /// So many zeros are written at once.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -64,29 +67,33 @@ pub struct RawImage {
 }
 
 impl RawImage {
-    /// Opens an image and keeps others from writing to it as long as it is open: from using it at all if it is writable.
+    /// Opens an image; `direct` passes by the host's page cache where it can.
     pub fn open(path: &Path, read_only: bool, direct: bool) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let name = || path.display().to_string();
-        let open_error = |source| ImageError::Open { path: name(), source };
-        // Before it is opened: that would wait for a pipe's other end.
-        let kind = fs::metadata(path).map_err(open_error)?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(ImageError::Kind(name()).into());
-        }
-        let mut options = File::options();
-        let mut file = options.read(true).write(!read_only).open(path).map_err(|source| {
-            let denied = matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
-            if denied && !read_only { ImageError::OpenWritable { path: name(), source } } else { open_error(source) }
-        })?;
-        lock::lock(&file, path, read_only)?;
+        let mut file = open(path, read_only)?;
         // A block device has no size among its metadata.
-        let size = file.seek(SeekFrom::End(0)).map_err(open_error)?;
-        if size < super::request::SECTOR {
+        let size = file.seek(SeekFrom::End(0)).map_err(|source| ImageError::Open { path: name(), source })?;
+        if size < SECTOR {
             return Err(ImageError::Empty(name()).into());
         }
-        let direct = direct.then(|| options.custom_flags(OFlag::O_DIRECT.bits()).open(path)).transpose();
-        let direct = direct.map_err(|source| ImageError::Direct { path: name(), source })?;
+        let mut magic = [0; QCOW2_MAGIC.len()];
+        if file.read_exact_at(&mut magic, 0).is_ok() && magic == QCOW2_MAGIC {
+            log::warn!(
+                "{} begins as a qcow2 image does, and is taken as raw: `format=qcow2` would say otherwise",
+                name()
+            );
+        }
+        let direct = direct
+            .then(|| File::options().read(true).write(!read_only).custom_flags(OFlag::O_DIRECT.bits()).open(path));
+        let direct = direct.transpose().map_err(|source| ImageError::Direct { path: name(), source })?;
         Ok(Self { file, direct, size })
+    }
+
+    /// A new one full of zeros, which ends with the process.
+    pub fn temporary(size: u64) -> io::Result<Self> {
+        let file = tempfile::tempfile()?;
+        file.set_len(size)?;
+        Ok(Self { file, direct: None, size })
     }
 
     /// The file for a transfer between these slices and its bytes from `offset` on.
@@ -115,6 +122,23 @@ impl RawImage {
         }
         Ok(())
     }
+}
+
+/// Opens a file or block device and keeps others from writing to it as long as it is open: from using it at all if it is writable.
+pub fn open(path: &Path, read_only: bool) -> Result<File, Box<dyn Error + Send + Sync>> {
+    let name = || path.display().to_string();
+    let open_error = |source| ImageError::Open { path: name(), source };
+    // Before it is opened: that would wait for a pipe's other end.
+    let kind = fs::metadata(path).map_err(open_error)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(ImageError::Kind(name()).into());
+    }
+    let file = File::options().read(true).write(!read_only).open(path).map_err(|source| {
+        let denied = matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
+        if denied && !read_only { ImageError::OpenWritable { path: name(), source } } else { open_error(source) }
+    })?;
+    lock::lock(&file, path, read_only)?;
+    Ok(file)
 }
 
 impl Storage for RawImage {

@@ -1,5 +1,7 @@
 //! A disk against a driver, honest or not.
 
+mod images;
+
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -9,7 +11,6 @@ use std::time::Instant;
 use tempfile::TempDir;
 use vm_memory::VolatileSlice;
 
-use super::storage::Storage;
 use super::*;
 use crate::virtio::testing::{BUFFERS, Guest, HIGH_MEMORY, MEMORY, NEXT, WRITE, register as r};
 
@@ -38,7 +39,7 @@ const NONE: u8 = 0xAA;
 struct Machine {
     guest: Guest,
     path: PathBuf,
-    _scratch: TempDir,
+    scratch: TempDir,
 }
 
 impl Machine {
@@ -46,10 +47,14 @@ impl Machine {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("disk.img");
         fs::write(&path, (0..SECTORS).flat_map(|sector| [sector as u8; SECTOR]).collect::<Vec<_>>()).unwrap();
+        Self::with_image(scratch, path, keys)
+    }
+
+    fn with_image(scratch: TempDir, path: PathBuf, keys: &str) -> Self {
         let options = KIND.kind.parse(&format!("blk,path={}{keys}", path.display())).unwrap();
         let mut guest = Guest::new(open(&options).unwrap());
         guest.start();
-        Self { guest, path, _scratch: scratch }
+        Self { guest, path, scratch }
     }
 
     fn request(&mut self, kind: u32, sector: u64, data: &[(u64, u32, u16)]) -> u8 {

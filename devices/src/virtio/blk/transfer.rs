@@ -37,7 +37,7 @@ pub fn iovecs(slices: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
         iov_base: slice.ptr_guard_mut().as_ptr().cast(),
         iov_len: slice.len(),
     };
-    slices.iter().map(iovec).collect()
+    slices.iter().filter(|slice| !slice.is_empty()).map(iovec).collect()
 }
 
 /// Repeats the call until everything is done.
