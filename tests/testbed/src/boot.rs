@@ -55,7 +55,7 @@ impl Files {
             .context("Writing random bytes")?;
         write_initrd(&scratch.path().join("guest.cpio"), &busybox, None)?;
         write_initrd(&scratch.path().join("big.cpio"), &busybox, Some(&blob))?;
-        virtio::write_initrd(&scratch.path().join("virtio.cpio"), &busybox, &stock)?;
+        virtio::write_files(scratch.path(), &busybox, &stock)?;
         let vmlinux = stock.vmlinux()?;
         pack("gzip", &vmlinux, &scratch.path().join("vmlinux.gz"))?;
         pack("zstd", &stock.image, &scratch.path().join("bzImage.zst"))?;
@@ -66,7 +66,7 @@ impl Files {
     pub fn give(&self, host: &mut Host) {
         host.file("carpel", &self.carpel).file("bzImage", &self.stock).file("vmlinux", &self.vmlinux);
         host.file("tiny", &self.tiny.image);
-        for file in ["guest.cpio", "big.cpio", "virtio.cpio", "vmlinux.gz", "bzImage.zst"] {
+        for file in ["guest.cpio", "big.cpio", "vmlinux.gz", "bzImage.zst"].iter().chain(&virtio::FILES) {
             host.file(file, &self.scratch.path().join(file));
         }
     }

@@ -39,7 +39,7 @@ impl Files {
         let scratch = tempfile::tempdir().context("Creating a directory for the initrd")?;
         let (busybox, stock) = (busybox(arch)?, StockKernel::obtain(arch)?);
         write_initrd(&scratch.path().join("guest.cpio"), &busybox, None)?;
-        virtio::write_initrd(&scratch.path().join("virtio.cpio"), &busybox, &stock)?;
+        virtio::write_files(scratch.path(), &busybox, &stock)?;
         Ok(Self {
             carpel: workspace::carpel(arch)?,
             stock: stock.image,
@@ -52,7 +52,7 @@ impl Files {
     /// Puts them into the host, under the names that the steps use.
     pub fn give(&self, host: &mut Host) {
         host.file("carpel", &self.carpel).file("Image", &self.stock);
-        for file in ["guest.cpio", "virtio.cpio"] {
+        for file in ["guest.cpio"].iter().chain(&virtio::FILES) {
             host.file(file, &self.scratch.path().join(file));
         }
         self.payloads.give(host);

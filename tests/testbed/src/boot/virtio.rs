@@ -2,6 +2,7 @@
 //!
 //! A device is a [`Part`] in a file of its own, and a line in [`PARTS`].
 
+mod blk;
 mod console;
 mod rng;
 
@@ -16,7 +17,7 @@ use crate::host::{Check, Output, Step};
 use crate::kernel::StockKernel;
 
 /// Every device.
-pub const PARTS: &[Part] = &[rng::PART, console::PART];
+pub const PARTS: &[Part] = &[blk::PART, rng::PART, console::PART];
 
 /// How a guest and its host use a device.
 pub struct Part {
@@ -64,8 +65,17 @@ guest_says() {
 }
 "#;
 
-/// Writes the initrd of a guest that can do every part.
-pub fn write_initrd(path: &Path, busybox: &Path, kernel: &StockKernel) -> Result<()> {
+/// What the host needs beside carpel and the kernel.
+pub const FILES: [&str; 2] = [INITRD, blk::FILE_SYSTEM];
+const INITRD: &str = "virtio.cpio";
+
+/// Writes [`FILES`] to a directory: the initrd of a guest that can do every part, and its disk.
+pub fn write_files(directory: &Path, busybox: &Path, kernel: &StockKernel) -> Result<()> {
+    blk::write_file_system(&directory.join(blk::FILE_SYSTEM))?;
+    write_initrd(&directory.join(INITRD), busybox, kernel)
+}
+
+fn write_initrd(path: &Path, busybox: &Path, kernel: &StockKernel) -> Result<()> {
     let mut archive = guest::initrd(busybox);
     let modules: Vec<_> = ["virtio_mmio"].iter().chain(PARTS.iter().flat_map(|part| part.modules)).copied().collect();
     archive.modules(kernel.modules(&modules)?);
@@ -93,7 +103,7 @@ fn guest_with(name: &str, arch: &'static Architecture, kernel: &str, machine: &s
     let append = format!("{} parts={} finish=poweroff", arch.guest_append, of_all(|part| part.name).join(","));
     let script = format!(
         "{FUNCTIONS}\n{before}\n\
-         ./carpel run -k {kernel} -i virtio.cpio {machine} {arguments} -a '{append}' <{stdin} >console 2>&1 &\n\
+         ./carpel run -k {kernel} -i {INITRD} {machine} {arguments} -a '{append}' <{stdin} >console 2>&1 &\n\
          carpel=$!\n\
          {meanwhile}\n\
          wait $carpel\n\
