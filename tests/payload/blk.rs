@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -97,4 +98,36 @@ fn what_was_flushed_outlives_carpel() {
             assert!(words.chunks(8).all(is_there), "round {round}: {number} of {told} is lost");
         }
     }
+}
+
+/// What of a request leaves the guest for the monitor is its interrupt: the notification ends in the host's kernel.
+#[test]
+fn a_request_takes_few_exits() {
+    const REQUESTS: u64 = 2000;
+    let (scratch, path) = disk();
+    let report = scratch.path().join("report.json");
+    for (depth, most) in [(1, 5 * REQUESTS / 2), (32, REQUESTS)] {
+        let disk = disk_option(&path, "");
+        let load = format!("mode=load count={REQUESTS} size=512 depth={depth}");
+        let mut command = command("blk", &["--announce", "cmdline", "-a", &load, "--disk", &disk, "--report"]);
+        let outcome = finish(command.arg(&report)).expect_status(0);
+        assert_eq!(outcome.values("ticks").count(), 1, "{outcome:#?}");
+        let report: serde_json::Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
+        let exits = report["exits"]["mmio"].as_u64().unwrap();
+        assert!(exits <= most, "{exits} exits for {REQUESTS} requests, {depth} at a time");
+    }
+}
+
+/// A limit on file sizes stands for a host that is full: it would also send a signal that ends programs.
+#[test]
+fn a_host_that_takes_no_more_is_an_error_for_the_guest() {
+    let (_scratch, path) = disk();
+    let disk = disk_option(&path, "");
+    let carpel = command("blk", &["--announce", "cmdline", "--disk", &disk]);
+    let mut limited = Command::new("prlimit");
+    limited.arg("--fsize=0").arg(carpel.get_program()).args(carpel.get_args());
+    let outcome = finish(limited.stdin(Stdio::null())).expect_status(3);
+    assert!(outcome.stdout.contains("FAILED writes: 0x10\n"), "{outcome:#?}");
+    let says = format!("The guest gets an I/O error from its disk {}: cannot write 512 bytes at ", path.display());
+    assert_eq!(outcome.stderr.matches(&says).count(), 3, "{outcome:#?}");
 }

@@ -84,6 +84,8 @@ impl Machine {
         // Before threads start: they inherit that these signals are for the main thread alone.
         let signals = Signals::new(Arc::clone(ending))?;
         let dump_signal = block([DUMP_SIGNAL])?;
+        // A file that may not be longer is an error of its write, not the end.
+        SigSet::from(Signal::SIGXFSZ).thread_block().map_err(io::Error::from)?;
         manager.add_subscriber(Box::new(signals));
         manager.add_subscriber(Box::new(Wake(Arc::clone(ending))));
         if let Some(timeout) = limits.timeout {
