@@ -4,6 +4,7 @@
 
 mod blk;
 mod console;
+mod net;
 mod rng;
 
 use std::path::Path;
@@ -17,7 +18,7 @@ use crate::host::{Check, Output, Step};
 use crate::kernel::StockKernel;
 
 /// Every device.
-pub const PARTS: &[Part] = &[blk::PART, rng::PART, console::PART];
+pub const PARTS: &[Part] = &[blk::PART, net::PART, rng::PART, console::PART];
 
 /// How a guest and its host use a device.
 pub struct Part {
