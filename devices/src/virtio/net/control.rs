@@ -38,7 +38,7 @@ impl ControlWorker {
         // All are tried.
         results.fold(true, |good, result| {
             if let Err(error) = &result {
-                log::warn!("Cannot use {pairs} queue pair(s) of a tap: {error}");
+                log::debug!("Cannot use {pairs} queue pair(s) of a tap: {error}");
             }
             good && result.is_ok()
         })

@@ -166,10 +166,13 @@ struct LinkState {
 }
 
 impl LinkState {
-    fn set_down(&self) {
-        if self.is_up.swap(false, Ordering::AcqRel) {
+    /// Returns whether it was there until now.
+    fn set_down(&self) -> bool {
+        let was_up = self.is_up.swap(false, Ordering::AcqRel);
+        if was_up {
             self.interrupt.config_changed();
         }
+        was_up
     }
 }
 

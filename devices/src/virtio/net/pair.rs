@@ -74,7 +74,8 @@ impl Worker for PairWorker {
         if self.number == 0
             && let Err(error) = self.link.set_offloads(features)
         {
-            log::warn!("Cannot set the offloads of the tap `{}`: {error}", self.name);
+            // Not to be expected, for it could be done when the tap was opened; and a guest can have it tried as often as it likes.
+            log::debug!("Cannot set the offloads of the tap `{}`: {error}", self.name);
         }
     }
 
@@ -90,9 +91,9 @@ impl Worker for PairWorker {
     fn event(&mut self, events: Events, queues: &mut Queues, ops: &mut EventOps) -> Result<(), Fault> {
         match events.data() {
             LINK if events.event_set().intersects(EventSet::ERROR | EventSet::HANG_UP) => {
-                // Whoever removed the interface knows why.
-                log::warn!("The tap `{}` is gone: its guest has no network any more", self.name);
-                self.state.set_down();
+                if self.state.set_down() {
+                    log::warn!("The tap `{}` is gone: its guest has no network any more", self.name);
+                }
                 let _ = ops.remove(Events::empty(self.link.file()));
                 Ok(())
             }

@@ -7,8 +7,8 @@ use std::io::ErrorKind;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MRG_RXBUF};
 
 use super::header::{self, ETHERNET, FRAME_MAX, VLAN};
-use super::{FRAMES_PER_PASS, Tally, has, link};
-use crate::virtio::chain::Chain;
+use super::link::{self, Got, Target};
+use super::{FRAMES_PER_PASS, Tally, has};
 use crate::virtio::queue::{Fault, VirtQueue};
 use crate::virtio::rate::RateLimiter;
 
@@ -25,7 +25,7 @@ pub struct Receiver {
     /// The longest packet that comes in one piece, in bytes.
     mtu: u16,
     /// Buffers taken from the queue for frames to come, in their order, ...
-    held: VecDeque<Chain>,
+    held: VecDeque<Target>,
     /// ... and what room they are, with the header.
     room: u64,
 }
@@ -65,12 +65,12 @@ impl Receiver {
                 // With the next pass, there may be more.
                 return Ok(!self.held.is_empty() && !queue.pass_is_over());
             };
-            let room = chain.writable().len();
-            if room < header::SIZE as u64 {
+            let target = Target::new(chain)?;
+            if target.room() < header::SIZE as u64 {
                 return Err(Fault::Request("A buffer for frames has no room for the header"));
             }
-            self.room += room;
-            self.held.push_back(chain);
+            self.room += target.room();
+            self.held.push_back(target);
         }
         Ok(true)
     }
@@ -89,17 +89,9 @@ impl Receiver {
     /// Reads one frame into as many of the held buffers as it takes.
     fn receive(&mut self, file: &File, queue: &mut VirtQueue) -> Result<(), Fault> {
         let usable = if has(self.features, VIRTIO_NET_F_MRG_RXBUF) { self.held.len() } else { 1 };
-        let (mut slices, mut skip) = (Vec::with_capacity(usable), header::SIZE as u64);
-        for chain in self.held.iter().take(usable) {
-            slices.extend(chain.writable().slices(skip, u64::MAX)?);
-            skip = 0;
-        }
-        slices.truncate(link::SLICES_MAX);
-        let room = header::SIZE + slices.iter().map(vm_memory::VolatileSlice::len).sum::<usize>();
-
         let mut header = [0; header::SIZE];
-        let count = match link::read(file, &mut header, &slices) {
-            Ok(count) => count,
+        let Got { count, cut } = match link::read(file, &mut header, self.held.iter().take(usable)) {
+            Ok(got) => got,
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             Err(error) => {
                 self.waiting = false;
@@ -109,27 +101,27 @@ impl Receiver {
                 return Ok(());
             }
         };
-        self.limiter.spend(count as u64);
-        let buffers = self.buffers_of(count as u64);
-        let frame = count.saturating_sub(header::SIZE) as u64;
-        let header = header::to_guest(header, frame, self.features, buffers).filter(|_| frame > 0 && count <= room);
+        self.limiter.spend(count);
+        let buffers = self.buffers_of(count);
+        let frame = count.saturating_sub(header::SIZE as u64);
+        let header = header::to_guest(header, frame, self.features, buffers).filter(|_| frame > 0 && !cut);
         let Some(header) = header else {
             self.tally.dropped += 1;
             return Ok(());
         };
         if let Some(first) = self.held.front() {
-            first.writable().write(0, &header)?;
+            first.write_header(&header)?;
         }
         self.tally.passed += 1;
-        self.give_back(buffers, count as u64, queue)
+        self.give_back(buffers, count, queue)
     }
 
     /// How many of the held buffers so many bytes fill.
     fn buffers_of(&self, count: u64) -> u16 {
         let mut before = 0;
-        let used = self.held.iter().take_while(|chain| {
+        let used = self.held.iter().take_while(|target| {
             let is_used = before < count;
-            before += chain.writable().len();
+            before += target.room();
             is_used
         });
         used.count() as u16
@@ -138,12 +130,11 @@ impl Receiver {
     /// Hands over the frame that lies in the first buffers: at once, for the driver must not see a part of it.
     fn give_back(&mut self, buffers: u16, count: u64, queue: &mut VirtQueue) -> Result<(), Fault> {
         let (mut left, room) = (count, &mut self.room);
-        let chains = self.held.drain(..usize::from(buffers).min(self.held.len())).map(|chain| {
-            let length = chain.writable().len();
-            let written = length.min(left);
-            *room -= length;
+        let chains = self.held.drain(..usize::from(buffers).min(self.held.len())).map(|target| {
+            let written = target.room().min(left);
+            *room -= target.room();
             left -= written;
-            (chain, written as u32)
+            (target.into_chain(), written as u32)
         });
         queue.complete_all(chains)
     }

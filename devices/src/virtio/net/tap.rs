@@ -113,8 +113,9 @@ impl Tap {
         if created {
             interface.bring_up()?;
         }
-        for tap in taps.iter().skip(1) {
-            tap.attach(false).map_err(|source| interface.failed("detach a queue", source))?;
+        for (number, tap) in taps.iter().enumerate() {
+            tap.set_offloads(0).map_err(|source| interface.failed("set its offloads", source))?;
+            tap.attach(number == 0).map_err(|source| interface.failed("detach a queue", source))?;
         }
         Ok(taps)
     }

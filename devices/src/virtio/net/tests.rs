@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
 use virtio_bindings::virtio_net::{VIRTIO_NET_ERR, VIRTIO_NET_OK};
 
 use super::link::Link;
@@ -501,4 +502,86 @@ fn a_link_that_is_gone_is_down() {
     assert_ne!(net.guest.read(0xFC), generation);
     // What the guest sends is lost, and it may go on.
     net.transmit([0; HEADER], &frame(60, 1));
+}
+
+/// What a driver, or the host's network, may do.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Describe(usize, u16, (u64, u32, u16, u16)),
+    Publish(usize, u16),
+    Jump(usize, u16),
+    Kick(usize),
+    Reset(usize),
+    Send([u8; HEADER], usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let queue = 0..5_usize;
+    let address =
+        prop_oneof![8 => BUFFERS..BUFFERS + 0x1_0000, 1 => Just(0), 1 => Just(u64::MAX - 7), 1 => Just(0x10_0000 - 20)];
+    let length = prop_oneof![4 => 0..3000_u32, 4 => 0..40_u32, 1 => Just(0x1_0000), 1 => Just(u32::MAX)];
+    let flags = prop_oneof![3 => Just(0), 3 => Just(WRITE), 2 => Just(1), 2 => Just(WRITE | 1), 1 => Just(INDIRECT)];
+    let descriptor = (address, length, flags, 0..17_u16);
+    let act = prop_oneof![
+        6 => (queue.clone(), 0..16_u16, descriptor).prop_map(|(queue, index, one)| Act::Describe(queue, index, one)),
+        6 => (queue.clone(), 0..17_u16).prop_map(|(queue, head)| Act::Publish(queue, head)),
+        1 => (queue.clone(), any::<u16>()).prop_map(|(queue, index)| Act::Jump(queue, index)),
+        6 => queue.clone().prop_map(Act::Kick),
+        1 => queue.prop_map(Act::Reset),
+        4 => (any::<[u8; HEADER]>(), 0..3000_usize).prop_map(|(header, length)| Act::Send(header, length)),
+    ];
+    proptest::collection::vec(act, 1..60)
+}
+
+impl Net {
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Describe(queue, index, descriptor) => self.guest.descriptor(queue, index, descriptor),
+            Act::Publish(queue, head) => self.guest.publish(queue, head),
+            Act::Jump(queue, index) => self.guest.set_available(queue, index),
+            Act::Kick(queue) => self.guest.kick(queue),
+            Act::Reset(queue) => {
+                self.guest.write(register::QUEUE_SELECT, queue as u32);
+                self.guest.write(register::QUEUE_RESET, 1);
+                self.guest.set_up_queue(queue, 16);
+            }
+            Act::Send(header, length) => {
+                // What has no room on the wire is lost.
+                let _ = self.wires[0].1.send(&[&header[..], &frame(length, 0)].concat());
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_a_driver_does_the_device_works_after_a_reset(features: u64, acts in acts()) {
+        let mut net = net(",queues=2");
+        let features = net.guest.offered() & (features | 1 << 32 | 1 << 40);
+        net.guest.start_with(features);
+        net.wires[0].1.set_nonblocking(true).unwrap();
+        for act in acts {
+            net.act(act);
+        }
+
+        net.guest.start();
+        // What was on its way comes first.
+        let mut got = [0; 4000];
+        while net.wires[0].1.recv(&mut got).is_ok() {}
+        net.wires[0].1.set_nonblocking(false).unwrap();
+        net.transmit([0; HEADER], &frame(61, 3));
+        prop_assert_eq!(net.received().1, frame(61, 3));
+        net.send([0; HEADER], &frame(3333, 4));
+        loop {
+            net.offer(0, BUFFERS, 0x2000);
+            net.guest.kick(RX);
+            let (_, length) = net.guest.wait_used(RX);
+            if length as usize == HEADER + 3333 {
+                break;
+            }
+        }
+        prop_assert_eq!(net.guest.bytes(BUFFERS + HEADER as u64, 3333), frame(3333, 4));
+    }
 }
