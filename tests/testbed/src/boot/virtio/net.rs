@@ -19,7 +19,7 @@ ip link set lo up
 ip address add 10.8.0.2/24 dev eth0
 ip link set eth0 up
 mkdir /srv
-head -c 4194304 /dev/urandom > /srv/sent
+head -c 1048576 /dev/urandom > /srv/sent
 httpd -p 80 -h /srv
 echo "guest: net_mac $(cat $sys/address)"
 echo "guest: net_mtu $(cat $sys/mtu)"
@@ -44,21 +44,23 @@ unshare -n sleep 600 &
 peer=$!
 while [ "$(readlink /proc/$peer/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.1; done
 ip link set tap0 netns $peer
-cat > in-peer << 'END'
-ip link set lo up
-ip address add 10.8.0.1/24 dev tap0
-ip link set tap0 up
+in_peer() { nsenter -t $peer -n "$@"; }
+in_peer ip link set lo up
+in_peer ip address add 10.8.0.1/24 dev tap0
+in_peer ip link set tap0 up
 mkdir -p srv
-head -c 4194304 /dev/urandom > srv/sent
-httpd -p 80 -h srv
-ping -c 3 -w 10 10.8.0.2 >/dev/null && echo 'host: net_ping answered'
-wget -q -O got http://10.8.0.2/sent
+head -c 1048576 /dev/urandom > srv/sent
+in_peer httpd -p 80 -h srv
+in_peer ping -c 3 -w 10 10.8.0.2 >/dev/null && echo 'host: net_ping answered'
+guest_says net_received
+received() { in_peer sed -n 's/^ *tap0: *\([0-9]*\) *\([0-9]*\) .*/\1 \2/p' /proc/net/dev; }
+before=$(received)
+in_peer wget -q -O got http://10.8.0.2/sent
+set -- $before $(received)
+echo "host: net_received $(($3 - $1)) $(($4 - $2))"
 echo "host: net_got $(md5sum < got)"
 echo "host: net_sent $(md5sum < srv/sent)"
-echo "host: net_received $(cat /proc/net/dev | sed -n 's/^ *tap0: *\([0-9]*\) *\([0-9]*\) .*/\1 \2/p')"
 touch srv/done
-END
-nsenter -t $peer -n sh ./in-peer
 "#,
     check,
     ..NOTHING
