@@ -1,23 +1,28 @@
 //! Reading the guest's console for a verdict: patterns of the user, and a kernel's last words.
 
+use std::error::Error;
 use std::sync::Arc;
 
-use regex_automata::meta::{BuildError, Regex};
+use regex_automata::hybrid::dfa::{Cache, DFA};
+use regex_automata::nfa::thompson;
+use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input};
-use thiserror::Error;
+use thiserror::Error as ThisError;
 
 use crate::config::Limits;
 use crate::outcome::{Ending, Outcome};
 
 /// How much of a line is kept, in bytes: its end. A guest that never ends a line must not grow the monitor.
 const LINE_MAX: usize = 4096;
+/// The most that a pattern may take once compiled, in bytes: what the regex crate allows as well.
+const PATTERN_MAX: usize = 10 << 20;
 /// How a Linux kernel's panic message starts (kernel/panic.c).
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 /// What it prints after all else (kernel/panic.c).
 const PANIC_END: &[u8] = b"---[ end Kernel panic";
 
 /// A pattern that is none.
-#[derive(Debug, Error)]
+#[derive(Debug, ThisError)]
 #[error("`{pattern}` is not a regular expression: {reason}")]
 pub struct PatternError {
     pattern: String,
@@ -29,15 +34,15 @@ pub struct PatternError {
 #[derive(Clone, Debug)]
 pub struct Watch {
     ending: Arc<Ending>,
-    until: Option<Regex>,
-    fail_on: Option<Regex>,
+    until: Option<Pattern>,
+    fail_on: Option<Pattern>,
     line: Vec<u8>,
 }
 
 impl Watch {
     /// Compiles the patterns.
     pub fn new(limits: &Limits, ending: Arc<Ending>) -> Result<Self, PatternError> {
-        let compile = |pattern: &Option<String>| pattern.as_deref().map(compile).transpose();
+        let compile = |pattern: &Option<String>| pattern.as_deref().map(Pattern::new).transpose();
         Ok(Self { ending, until: compile(&limits.until)?, fail_on: compile(&limits.fail_on)?, line: Vec::new() })
     }
 
@@ -75,43 +80,68 @@ impl Watch {
 
     /// A failure counts before a success on the same byte: a verdict errs on the side of caution.
     fn match_patterns(&mut self, complete: bool) {
-        let matches = |pattern: &Option<Regex>, line: &mut Vec<u8>| {
-            pattern.as_ref().is_some_and(|pattern| is_match(pattern, line, complete))
-        };
-        if matches(&self.fail_on, &mut self.line) {
+        let line = &mut self.line;
+        let mut matches =
+            |pattern: &mut Option<Pattern>| pattern.as_mut().is_some_and(|pattern| pattern.is_match(line, complete));
+        if matches(&mut self.fail_on) {
             self.ending.end(Outcome::FailOn(printable(&self.line)));
-        } else if matches(&self.until, &mut self.line) {
+        } else if matches(&mut self.until) {
             self.ending.end(Outcome::Until);
         }
     }
 }
 
-fn compile(pattern: &str) -> Result<Regex, PatternError> {
-    Regex::new(pattern).map_err(|error| PatternError { pattern: pattern.into(), reason: reason(&error) })
+/// A regular expression on bytes, which a console's are, whatever their encoding: classes such as `\w` and `(?i)` know
+/// ASCII only. The tables of Unicode would be a tenth of the program, and its start would pay for them (docs/performance.md).
+#[derive(Clone, Debug)]
+struct Pattern {
+    dfa: DFA,
+    cache: Cache,
+}
+
+impl Pattern {
+    fn new(pattern: &str) -> Result<Self, PatternError> {
+        let dfa = DFA::builder()
+            .syntax(syntax::Config::new().unicode(false).utf8(false))
+            .thompson(thompson::Config::new().utf8(false).nfa_size_limit(Some(PATTERN_MAX)))
+            .build(pattern)
+            .map_err(|error| PatternError { pattern: pattern.into(), reason: reason(&error) })?;
+        let cache = dfa.create_cache();
+        Ok(Self { dfa, cache })
+    }
+
+    /// Whether it matches the line. Of an unfinished line, only if no next byte could undo it: a prompt matches at once,
+    /// but `ok$` and `ok\b` do not match the start of `okay`.
+    fn is_match(&mut self, line: &mut Vec<u8>, complete: bool) -> bool {
+        if complete {
+            let end = line.len() - usize::from(line.last() == Some(&b'\r'));
+            return self.find(Input::new(&line[..end]));
+        }
+        // Anchors look at the bytes around the searched span: let a letter and then a space follow it.
+        let end = line.len();
+        b"a ".iter().all(|&next| {
+            line.push(next);
+            let matched = self.find(Input::new(line.as_slice()).span(0..end));
+            line.pop();
+            matched
+        })
+    }
+
+    fn find(&mut self, input: Input<'_>) -> bool {
+        let input = input.anchored(Anchored::No).earliest(true);
+        // It fails only where it was configured to give up.
+        self.dfa.try_search_fwd(&mut self.cache, &input).is_ok_and(|found| found.is_some())
+    }
 }
 
 /// What is wrong with a pattern, without the picture of it that goes over several lines.
-fn reason(error: &BuildError) -> String {
-    let text = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
-    text.lines().next_back().unwrap_or_default().trim_start_matches("error: ").to_owned()
-}
-
-/// Whether the pattern matches the line. Of an unfinished line, only if no next byte could undo it: a prompt matches
-/// at once, but `ok$` and `ok\b` do not match the start of `okay`.
-fn is_match(pattern: &Regex, line: &mut Vec<u8>, complete: bool) -> bool {
-    if complete {
-        let end = line.len() - usize::from(line.last() == Some(&b'\r'));
-        return pattern.is_match(&line[..end]);
+fn reason(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-    // Anchors look at the bytes around the searched span: let a letter and then a space follow it.
-    let end = line.len();
-    b"a ".iter().all(|&next| {
-        line.push(next);
-        let input = Input::new(line.as_slice()).span(0..end).anchored(Anchored::No);
-        let matched = pattern.is_match(input);
-        line.pop();
-        matched
-    })
+    let text = cause.to_string();
+    text.lines().next_back().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 /// A line of the guest's without what could steer a terminal.
@@ -158,6 +188,13 @@ mod tests {
         let limits = Limits { until: Some("(".into()), ..Limits::default() };
         let error = Watch::new(&limits, Arc::new(Ending::new().unwrap())).unwrap_err();
         assert_eq!(error.to_string(), "`(` is not a regular expression: unclosed group");
+    }
+
+    #[test]
+    fn patterns_match_bytes() {
+        assert_eq!(outcome("grün.*x", "", "grün\u{e9}x".as_bytes()), Some(Outcome::Until));
+        assert_eq!(outcome("(?i)READY.", "", b"ready\xFF"), Some(Outcome::Until));
+        assert_eq!(outcome(r"^\w+$", "", "é\n".as_bytes()), None);
     }
 
     #[test]
