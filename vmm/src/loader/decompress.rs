@@ -15,7 +15,7 @@ const LZ4_BLOCK: usize = 8 << 20;
 
 /// A compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Compression {
+pub(super) enum Compression {
     Gzip,
     Xz,
     Lz4,
@@ -26,7 +26,7 @@ enum Compression {
 }
 
 /// How each starts. That of LZMA, the least distinct, is its usual properties and the low bytes of a dictionary's size.
-const SIGNATURES: [(&[u8], Compression); 7] = [
+pub(super) const SIGNATURES: [(&[u8], Compression); 7] = [
     (b"\x1F\x8B\x08", Compression::Gzip),
     (b"\xFD7zXZ\0", Compression::Xz),
     (b"\x02\x21\x4C\x18", Compression::Lz4),
@@ -75,10 +75,18 @@ pub enum DecompressError {
 pub fn unpack(source: Source, limit: u64) -> Result<Source, DecompressError> {
     let start = source.prefix::<SIGNATURE_SIZE>()?;
     let known = SIGNATURES.iter().find(|(signature, _)| start.starts_with(signature));
-    let Some(&(_, compression)) = known else { return Ok(source) };
+    match known {
+        Some(&(_, compression)) => unpack_as(compression, &source, limit),
+        None => Ok(source),
+    }
+}
+
+/// Apart from [`unpack`], for the decoders take 56 KiB of stack, which other kernels need not touch.
+#[inline(never)]
+fn unpack_as(compression: Compression, source: &Source, limit: u64) -> Result<Source, DecompressError> {
     let name = compression.name();
     let damaged = |source| DecompressError::Damaged { compression: name, source };
-    let mut reader = decoder(compression, &source, limit)?.map_err(damaged)?;
+    let mut reader = decoder(compression, source, limit)?.map_err(damaged)?;
     let mut bytes = Vec::new();
     reader.by_ref().take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(damaged)?;
     drop(reader);
