@@ -56,7 +56,7 @@ pub fn early_status(error: &anyhow::Error) -> u8 {
 /// Everything that the command line and its files determine.
 struct Prepared {
     config: Config,
-    plan: Plan,
+    plan: Arc<Plan>,
     files: Files,
     devices: Vec<Box<dyn VirtioDevice>>,
     limits: Limits,
@@ -75,7 +75,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
     let limits = config::limits(args);
     let target = config::console(&args.console)?;
     let files = Files::open(&config)?;
-    let plan = Plan::new(&config, files.probe(&config, kvm::host_facts())?)?;
+    let plan = Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?);
     let ending = Arc::new(Ending::new().context("Cannot create an eventfd")?);
     let watch = Watch::new(&limits, Arc::clone(&ending))?;
     let open_console = |target: &Target| target.open("The console").context("Cannot connect the console");
@@ -115,7 +115,7 @@ impl Prepared {
 
 /// Builds the machine and runs it. What goes wrong here is the monitor's or the host's fault.
 fn run_guest(
-    plan: &Plan,
+    plan: &Arc<Plan>,
     files: &Files,
     devices: Vec<Box<dyn VirtioDevice>>,
     console: &Console,

@@ -1,33 +1,62 @@
 //! The interrupt line of a device: an eventfd that the machine registers as an irqfd.
 
+use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Once, OnceLock};
+
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// An edge-triggered interrupt line. Clones are the same line.
 #[derive(Clone, Debug)]
-pub struct IrqLine(Arc<EventFd>);
+pub struct IrqLine(Arc<Line>);
+
+struct Line {
+    eventfd: EventFd,
+    connect: OnceLock<Connect>,
+    connected: Once,
+}
+
+type Connect = Box<dyn Fn(&EventFd) + Send + Sync>;
 
 impl IrqLine {
     /// A line that is not connected yet: triggers are counted by its eventfd until an irqfd consumes them.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?)))
+        let eventfd = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        Ok(Self(Arc::new(Line { eventfd, connect: OnceLock::new(), connected: Once::new() })))
+    }
+
+    /// Has `connect` register the eventfd as an irqfd, before the first edge and only if there is one: a VM that has had an
+    /// irqfd takes longer to close. Of several calls, the first counts.
+    pub fn connect(&self, connect: impl Fn(&EventFd) + Send + Sync + 'static) {
+        let _ = self.0.connect.set(Box::new(connect));
     }
 
     /// Raises one edge.
     pub fn trigger(&self) -> io::Result<()> {
-        self.0.write(1)
+        let Line { eventfd, connect, connected } = &*self.0;
+        if let Some(connect) = connect.get() {
+            connected.call_once(|| connect(eventfd));
+        }
+        eventfd.write(1)
     }
 
     /// The eventfd to register as an irqfd.
     pub fn eventfd(&self) -> &EventFd {
-        &self.0
+        &self.0.eventfd
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line").field("eventfd", &self.eventfd).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::IrqLine;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     #[test]
     fn a_clone_triggers_the_same_line() {
@@ -35,5 +64,19 @@ mod tests {
         line.clone().trigger().unwrap();
         line.trigger().unwrap();
         assert_eq!(line.eventfd().read().unwrap(), 2);
+    }
+
+    #[test]
+    fn it_is_connected_once_and_only_if_it_is_used() {
+        let (line, connected) = (IrqLine::new().unwrap(), Arc::new(AtomicU32::new(0)));
+        let count = Arc::clone(&connected);
+        line.connect(move |eventfd| {
+            count.fetch_add(1, Ordering::Relaxed);
+            assert!(eventfd.read().is_err(), "no edge came before");
+        });
+        assert_eq!(connected.load(Ordering::Relaxed), 0);
+        line.clone().trigger().unwrap();
+        line.trigger().unwrap();
+        assert_eq!(connected.load(Ordering::Relaxed), 1);
     }
 }

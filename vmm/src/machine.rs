@@ -14,17 +14,18 @@ use thiserror::Error;
 use crate::console::Console;
 use crate::dump::View;
 use crate::exit::Buses;
-use crate::kvm::{KvmError, Vcpu, Vm};
+use crate::kvm::{self, KvmError, Vm};
 use crate::loader::LoadError;
 use crate::memory::{GuestRam, HUGE_PAGE, MemoryError};
 use crate::outcome::Ending;
 use crate::plan::{Files, Plan};
 use crate::platform;
+use crate::threads::NewVcpus;
 use crate::virtio;
 
 /// A guest that has not run yet. Fields are dropped in this order: vCPUs and devices before the memory that they use.
 pub struct Machine {
-    pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) vcpus: NewVcpus,
     pub(crate) lanes: Vec<Lane>,
     pub(crate) buses: Arc<Buses>,
     pub(crate) serial: Arc<Mutex<dyn ConsolePort>>,
@@ -47,6 +48,9 @@ pub enum MachineError {
     /// The firmware's image could not be read.
     #[error("Cannot load the firmware")]
     Firmware(#[from] LoadError),
+    /// The host gives no more threads, or no memory for them.
+    #[error("Cannot start the vCPUs' threads")]
+    Threads(#[source] io::Error),
     /// Two devices want one address.
     #[error("Cannot place a device")]
     Bus(#[from] BusError),
@@ -65,7 +69,7 @@ impl Machine {
     /// devices report goes to `ending`.
     pub fn new(
         kvm: Kvm,
-        plan: &Plan,
+        plan: &Arc<Plan>,
         files: &Files,
         devices: Vec<Box<dyn VirtioDevice>>,
         console: &Console,
@@ -74,7 +78,8 @@ impl Machine {
         let ram = GuestRam::new(&plan.map.slots(), is_small(plan))?;
         let vm = Vm::new(kvm, plan, &ram)?;
         let rom = rom(&vm, plan, files)?;
-        let vcpus = vm.boot(plan, files, ram.memory())?;
+        let vcpus = NewVcpus::start(vm.vcpus(plan, ram.memory())).map_err(MachineError::Threads)?;
+        kvm::load(plan, files, ram.memory())?;
         let (mut buses, serial) = platform::build(&vm, plan, Box::new(console.clone()), ending)?;
         let view = View {
             map: plan.map.clone(),

@@ -21,7 +21,7 @@ use crate::input::{Input, Ports};
 use crate::machine::Machine;
 use crate::outcome::{Ending, Outcome};
 use crate::terminal;
-use crate::threads::{ExitCounts, Remains, VcpuThreads};
+use crate::threads::{ExitCounts, Remains, StartError, VcpuThreads};
 use crate::virtio;
 
 /// How often vCPUs and the console are looked after.
@@ -34,6 +34,8 @@ const PANIC_SILENCE: Duration = Duration::from_millis(500);
 const END_SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 /// The signal that prints the guest's maps.
 const DUMP_SIGNAL: Signal = Signal::SIGUSR1;
+/// The signal that a terminal changed its size.
+const RESIZE_SIGNAL: Signal = Signal::SIGWINCH;
 
 /// Why the main thread's events could not be set up.
 #[derive(Debug, Error)]
@@ -44,8 +46,11 @@ pub enum RunError {
     /// The event manager failed. Its errors hold their causes.
     #[error("Cannot set up the event loop: {0}")]
     Events(event_manager::Error),
+    /// The vCPUs do not run.
+    #[error(transparent)]
+    Vcpus(#[from] StartError),
     /// The host gives no more threads, or no memory for them.
-    #[error("Cannot start the vCPUs' threads")]
+    #[error("Cannot start the devices' threads")]
     Threads(#[source] io::Error),
 }
 
@@ -81,11 +86,8 @@ impl Machine {
     pub fn run(self, limits: &Limits, console: ConsoleState, ending: &Arc<Ending>) -> Result<Facts, RunError> {
         let started = Instant::now();
         let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(RunError::Events)?;
-        // Before threads start: they inherit that these signals are for the main thread alone.
         let signals = Signals::new(Arc::clone(ending))?;
-        let dump_signal = block([DUMP_SIGNAL])?;
-        // A file that may not be longer is an error of its write, not the end.
-        SigSet::from(Signal::SIGXFSZ).thread_block().map_err(io::Error::from)?;
+        let dump_signal = readable([DUMP_SIGNAL])?;
         manager.add_subscriber(Box::new(signals));
         manager.add_subscriber(Box::new(Wake(Arc::clone(ending))));
         if let Some(timeout) = limits.timeout {
@@ -104,7 +106,7 @@ impl Machine {
         for lane in lanes {
             manager.add_subscriber(Box::new(lane));
         }
-        let threads = VcpuThreads::start(self.vcpus, &self.buses, ending).map_err(RunError::Threads)?;
+        let threads = VcpuThreads::start(self.vcpus, &self.buses, ending)?;
         let threads = Arc::new(threads);
         manager.add_subscriber(Box::new(Dump {
             fd: dump_signal,
@@ -173,10 +175,16 @@ impl MutEventSubscriber for Wake {
     }
 }
 
-/// Makes signals readable instead of deadly.
-fn block<const N: usize>(signals: [Signal; N]) -> io::Result<SignalFd> {
+/// Keeps signals from the calling thread and those that it starts: those that the event loop reads wait for it, and a file that
+/// may not be longer is an error of the write, not the end.
+pub(crate) fn reserve_signals() -> io::Result<()> {
+    let signals: SigSet = END_SIGNALS.into_iter().chain([DUMP_SIGNAL, RESIZE_SIGNAL, Signal::SIGXFSZ]).collect();
+    Ok(signals.thread_block()?)
+}
+
+/// Reads signals, which are reserved.
+fn readable<const N: usize>(signals: [Signal; N]) -> io::Result<SignalFd> {
     let set: SigSet = signals.into_iter().collect();
-    set.thread_block()?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
@@ -210,7 +218,7 @@ struct Resize {
 
 impl Resize {
     fn new(port: ConsoleHandle, ending: Arc<Ending>) -> io::Result<Self> {
-        let resize = Self { fd: block([Signal::SIGWINCH])?, port, ending };
+        let resize = Self { fd: readable([RESIZE_SIGNAL])?, port, ending };
         resize.tell();
         Ok(resize)
     }
@@ -241,7 +249,7 @@ struct Signals {
 
 impl Signals {
     fn new(ending: Arc<Ending>) -> io::Result<Self> {
-        Ok(Self { fd: block(END_SIGNALS)?, ending })
+        Ok(Self { fd: readable(END_SIGNALS)?, ending })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -9,11 +10,13 @@ use std::time::Duration;
 use carpel_arch::x86_64::paging::Registers;
 use carpel_devices::event::EventSink as _;
 use serde::Serialize;
+use thiserror::Error;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::exit::{Buses, Exit, Next, dispatch};
-use crate::kvm::Vcpu;
+use crate::kvm::{KvmError, Vcpu};
 use crate::outcome::{Ending, Outcome};
+use crate::run::reserve_signals;
 
 /// Between two signals to a thread that has not left the guest yet: the first may come just before KVM_RUN.
 const KICK_INTERVAL: Duration = Duration::from_micros(50);
@@ -65,19 +68,94 @@ pub struct ExitCounts {
     pub other: u64,
 }
 
-impl VcpuThreads {
-    /// Starts a thread for each vCPU, named after it.
-    pub fn start(vcpus: Vec<Vcpu>, buses: &Arc<Buses>, ending: &Arc<Ending>) -> io::Result<Self> {
+/// vCPUs that are being made, in the thread of the first one: meanwhile the main thread makes what is around them. When
+/// dropped, they are gone, and nothing of them uses the guest's memory any more.
+pub struct NewVcpus {
+    /// Without it, the thread ends.
+    go: Option<SyncSender<Surroundings>>,
+    /// Where all but the first come, once.
+    made: Option<Receiver<Result<Vec<Vcpu>, KvmError>>>,
+    first: Option<VcpuThread>,
+    others: Vec<Vcpu>,
+}
+
+/// Why vCPUs do not run.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// One could not be made.
+    #[error("Cannot build the machine")]
+    Vcpu(#[from] KvmError),
+    /// The host gives no more threads, or no memory for them.
+    #[error("Cannot start the vCPUs' threads")]
+    Thread(#[from] io::Error),
+}
+
+/// What a vCPU works with when it runs.
+#[derive(Clone)]
+struct Surroundings {
+    buses: Arc<Buses>,
+    ending: Arc<Ending>,
+}
+
+impl NewVcpus {
+    /// Has `make` called in the first one's thread. It makes at least one.
+    pub fn start(make: impl FnOnce() -> Result<Vec<Vcpu>, KvmError> + Send + 'static) -> io::Result<Self> {
         extern "C" fn interrupt_system_call(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
         register_signal_handler(SIGRTMIN(), interrupt_system_call)?;
-        let mut threads = Self(Vec::with_capacity(vcpus.len()));
-        for vcpu in vcpus {
-            match VcpuThread::start(vcpu, buses, ending) {
+        // Threads inherit that these are for the main thread alone.
+        reserve_signals()?;
+        share_one_heap();
+        let (go, surroundings) = sync_channel::<Surroundings>(1);
+        let (tell, result) = sync_channel(1);
+        let first = VcpuThread::start(0, move |status| {
+            let mut first = None;
+            let vcpus = make().map(|mut vcpus| {
+                first = (!vcpus.is_empty()).then(|| vcpus.remove(0));
+                vcpus
+            });
+            let told = tell.send(vcpus);
+            if let (Ok(()), Some(first), Ok(surroundings)) = (told, first, surroundings.recv()) {
+                run(first, &surroundings, status);
+            }
+        })?;
+        Ok(Self { go: Some(go), made: Some(result), first: Some(first), others: Vec::new() })
+    }
+
+    /// Waits until all are made.
+    fn made(&mut self) -> Result<(), KvmError> {
+        if let Some(Ok(others)) = self.made.take().map(|made| made.recv()) {
+            self.others = others?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for NewVcpus {
+    fn drop(&mut self) {
+        self.go = None;
+        if let Some(VcpuThread { handle, .. }) = self.first.take() {
+            // A panic ended the whole process.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl VcpuThreads {
+    /// Lets the vCPUs run, each in a thread named after it.
+    pub fn start(mut vcpus: NewVcpus, buses: &Arc<Buses>, ending: &Arc<Ending>) -> Result<Self, StartError> {
+        let surroundings = Surroundings { buses: Arc::clone(buses), ending: Arc::clone(ending) };
+        // Nothing waits for the others, so the first one starts as soon as it can. If it cannot, that is told below.
+        let _ = vcpus.go.take().map(|go| go.send(surroundings.clone()));
+        vcpus.made()?;
+        let mut threads = Self(vcpus.first.take().into_iter().collect());
+        for vcpu in vcpus.others.drain(..) {
+            let surroundings = surroundings.clone();
+            match VcpuThread::start(vcpu.id, move |status| run(vcpu, &surroundings, status)) {
                 Ok(thread) => threads.0.push(thread),
                 Err(error) => {
                     ending.end(Outcome::Failed(format!("Cannot start a vCPU's thread: {error}")));
                     threads.join();
-                    return Err(error);
+                    return Err(error.into());
                 }
             }
         }
@@ -124,13 +202,21 @@ impl VcpuThreads {
     }
 }
 
+/// Keeps glibc from giving each thread a heap of its own at its first allocation, which would come between a vCPU and its
+/// first instruction, and map 128 MiB to trim them to 64. vCPUs hardly allocate; small pieces are kept for each thread anyway.
+fn share_one_heap() {
+    // SAFETY: the call changes a parameter of the allocator's, under its own lock.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 impl VcpuThread {
-    fn start(vcpu: Vcpu, buses: &Arc<Buses>, ending: &Arc<Ending>) -> io::Result<Self> {
+    fn start(id: u32, body: impl FnOnce(&Status) + Send + 'static) -> io::Result<Self> {
         let status = Arc::<Status>::default();
-        let (buses, ending, shared) = (Arc::clone(buses), Arc::clone(ending), Arc::clone(&status));
-        let handle = thread::Builder::new()
-            .name(format!("vcpu{}", vcpu.id))
-            .spawn(move || run(vcpu, &buses, &ending, &shared))?;
+        let shared = Arc::clone(&status);
+        let handle = thread::Builder::new().name(format!("vcpu{id}")).spawn(move || body(&shared))?;
         Ok(Self { handle, status })
     }
 
@@ -146,7 +232,8 @@ impl VcpuThread {
     }
 }
 
-fn run(mut vcpu: Vcpu, buses: &Buses, ending: &Ending, status: &Status) {
+fn run(mut vcpu: Vcpu, surroundings: &Surroundings, status: &Status) {
+    let Surroundings { buses, ending } = surroundings;
     while !ending.ended() {
         status.answer(&vcpu);
         let exit = vcpu.run();

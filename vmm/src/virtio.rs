@@ -98,7 +98,7 @@ pub fn build(
         built.console = device.connect_console(&|| Box::new(console.clone())).or(built.console);
         let line = IrqLine::new().map_err(error)?;
         let (mmio, lanes) = Mmio::new(device, Arc::clone(memory), line).map_err(error)?;
-        vm.connect(mmio.line(), window.irq)?;
+        vm.connect(mmio.line(), window.irq);
         // A VM that has had an ioeventfd takes 10 ms longer to close, which devices of rare requests are not worth:
         // their notifications pass through the register.
         if lanes.iter().any(|lane| lane.thread().is_some()) {

@@ -123,9 +123,9 @@ pub fn open() -> Result<Kvm, KvmError> {
     }
 }
 
-/// A virtual machine of KVM's with its memory. Interrupt controllers and vCPUs come from [`Vm::boot`].
+/// A virtual machine of KVM's with its memory and, where they come before vCPUs, its interrupt controllers.
 pub struct Vm {
-    kvm: Kvm,
+    kvm: Arc<Kvm>,
     fd: Arc<VmFd>,
     /// Memory that KVM itself shares with the guest besides RAM. It is dropped after the VM.
     shared: Option<GuestRam>,
@@ -139,7 +139,7 @@ impl Vm {
             return Err(KvmError::TooManyVcpus { wanted: plan.vcpus, max });
         }
         let fd = retry_interrupted(|| host::create_vm(&kvm, plan)).call("KVM_CREATE_VM")?;
-        let mut vm = Self { kvm, fd: Arc::new(fd), shared: None };
+        let mut vm = Self { kvm: Arc::new(kvm), fd: Arc::new(fd), shared: None };
         // Slots come first: once there are vCPUs, each costs a hundred times as much (docs/performance.md).
         let slots = plan.map.slots();
         for (slot, range) in slots.iter().enumerate() {
@@ -150,6 +150,7 @@ impl Vm {
             vm.add_slot(slots.len() as u32, &range, shared.memory(), 0)?;
             vm.shared = Some(shared);
         }
+        host::create_irqchip(&vm.fd, plan)?;
         Ok(vm)
     }
 
@@ -169,13 +170,16 @@ impl Vm {
         set_memory_region(&self.fd, memory_region(slot, range, memory, flags)?)
     }
 
-    /// Connects a line to an interrupt: an edge on it raises this GSI without the monitor's doing.
-    pub fn connect(&self, line: &IrqLine, gsi: u32) -> Result<(), KvmError> {
-        self.fd.register_irqfd(line.eventfd(), gsi).map_err(|source| KvmError::Call {
-            call: "KVM_IRQFD",
-            detail: format!(" for GSI {gsi}"),
-            source,
-        })
+    /// Connects a line to an interrupt: an edge on it raises this GSI without the monitor's doing. KVM is told when the first
+    /// edge comes.
+    pub fn connect(&self, line: &IrqLine, gsi: u32) {
+        let vm = Arc::clone(&self.fd);
+        line.connect(move |eventfd| {
+            // Of a GSI that is the layout's, it takes only memory.
+            if let Err(error) = vm.register_irqfd(eventfd, gsi) {
+                log::error!("Interrupts of GSI {gsi} are lost: KVM_IRQFD failed: {error}");
+            }
+        });
     }
 
     /// Has a 32-bit write of `value` to this guest physical address signal the eventfd without the monitor's doing.
@@ -192,25 +196,37 @@ impl Vm {
         host::msi_router(&self.fd, mode)
     }
 
-    /// Loads the guest's files and boot structures, and creates its interrupt controllers and vCPUs.
-    pub fn boot(&self, plan: &Plan, files: &Files, memory: &GuestMemoryMmap) -> Result<Vec<Vcpu>, KvmError> {
-        let load = |what| move |source| KvmError::Load { what, source };
-        let kernel_start = plan.map.claim("kernel").map_or(0, |claim| claim.start);
-        if let Some(source) = &files.kernel {
-            plan.kernel.load(source, memory, kernel_start).map_err(load("kernel"))?;
+    /// What writes the boot structures and creates the vCPUs, when it is called. All slots must be there by then.
+    pub fn vcpus(
+        &self,
+        plan: &Arc<Plan>,
+        memory: &GuestMemoryMmap,
+    ) -> impl FnOnce() -> Result<Vec<Vcpu>, KvmError> + Send + use<> {
+        let (kvm, vm, plan, memory) = (Arc::clone(&self.kvm), Arc::clone(&self.fd), Arc::clone(plan), memory.clone());
+        move || {
+            let boot = host::write_boot_structures(&plan, &memory)?;
+            host::create_vcpus(&kvm, &vm, &plan, &boot)
         }
-        if let (Some(source), Some(claim)) = (&files.initrd, plan.map.claim("initrd")) {
-            source.load(memory, 0, claim.size(), claim.start).map_err(load("initial RAM disk"))?;
-        }
-        // All of the image or the end of it: where the map has it in RAM.
-        let firmware = ["firmware", "firmware_low"].iter().find_map(|name| plan.map.claim(name));
-        if let (Some(source), Some(claim)) = (&files.firmware, firmware) {
-            let offset = source.size().saturating_sub(claim.size());
-            source.load(memory, offset, claim.size(), claim.start).map_err(load("firmware"))?;
-        }
-        let boot = host::write_boot_structures(plan, memory)?;
-        host::create_vcpus(&self.kvm, &self.fd, plan, &boot)
     }
+}
+
+/// Loads the guest's files.
+pub fn load(plan: &Plan, files: &Files, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
+    let load = |what| move |source| KvmError::Load { what, source };
+    let kernel_start = plan.map.claim("kernel").map_or(0, |claim| claim.start);
+    if let Some(source) = &files.kernel {
+        plan.kernel.load(source, memory, kernel_start).map_err(load("kernel"))?;
+    }
+    if let (Some(source), Some(claim)) = (&files.initrd, plan.map.claim("initrd")) {
+        source.load(memory, 0, claim.size(), claim.start).map_err(load("initial RAM disk"))?;
+    }
+    // All of the image or the end of it: where the map has it in RAM.
+    let firmware = ["firmware", "firmware_low"].iter().find_map(|name| plan.map.claim(name));
+    if let (Some(source), Some(claim)) = (&files.firmware, firmware) {
+        let offset = source.size().saturating_sub(claim.size());
+        source.load(memory, offset, claim.size(), claim.start).map_err(load("firmware"))?;
+    }
+    Ok(())
 }
 
 /// A slot for this range of guest memory, which is one region.

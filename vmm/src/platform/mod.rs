@@ -160,7 +160,7 @@ fn console_port(
     let line = IrqLine::new().map_err(error)?;
     let placed = plan.console();
     if let Some(irq) = placed.and_then(|port| port.irq) {
-        vm.connect(&line, irq)?;
+        vm.connect(&line, irq);
     }
     Ok(match placed.map(|port| port.device) {
         Some(Device::Pl011) => Arc::new(Mutex::new(Pl011::new(line, console).map_err(error)?)),

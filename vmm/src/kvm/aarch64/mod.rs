@@ -20,6 +20,7 @@ pub use death::{explain, is_halted, paging};
 pub use vcpu::create_vcpus;
 
 use crate::config::IrqchipMode;
+use crate::kvm::KvmError;
 use crate::plan::{HostFacts, Plan};
 
 /// What a machine needs of KVM, by the name in its documentation.
@@ -65,6 +66,12 @@ pub fn create_vm(kvm: &Kvm, plan: &Plan) -> Result<VmFd, Errno> {
 pub fn shared_memory(vm: &VmFd, plan: &Plan) -> Option<Range<u64>> {
     let region = plan.map.region(vcpu::PVTIME)?;
     (vm.check_extension_raw(KVM_CAP_STEAL_TIME.into()) > 0).then(|| region.range())
+}
+
+/// It comes with the vCPUs.
+#[expect(clippy::unnecessary_wraps, reason = "on other architectures, KVM may refuse")]
+pub const fn create_irqchip(_vm: &VmFd, _plan: &Plan) -> Result<(), KvmError> {
+    Ok(())
 }
 
 /// There is no IOAPIC on Arm.

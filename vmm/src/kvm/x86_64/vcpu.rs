@@ -7,7 +7,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use super::boot::Entry;
-use super::{cpuid, irqchip};
+use super::cpuid;
 use crate::kvm::{Context as _, KvmError, Vcpu};
 use crate::plan::Plan;
 
@@ -24,10 +24,9 @@ const APIC_LVT_LINT1: usize = 0x360;
 const MODE_NMI: u32 = 0b100 << 8;
 const MODE_EXTINT: u32 = 0b111 << 8;
 
-/// Creates the interrupt controllers, then the vCPUs. The first is in the state that the boot structures are for; the others
-/// wait for their start-up interrupt.
+/// Creates the vCPUs. The first is in the state that the boot structures are for; the others wait for their start-up
+/// interrupt.
 pub fn create_vcpus(kvm: &Kvm, vm: &VmFd, plan: &Plan, entry: &Entry) -> Result<Vec<Vcpu>, KvmError> {
-    irqchip::create(vm, plan)?;
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).call("KVM_GET_SUPPORTED_CPUID")?;
     let tsc_deadline = vm.check_extension(Cap::TscDeadlineTimer);
     let missing = cpuid::missing(supported.as_slice(), tsc_deadline, &plan.cpu);
