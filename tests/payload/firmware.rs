@@ -1,13 +1,17 @@
 //! `--firmware`: an image of our own that checks where it is, and the distribution's.
 
+use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use carpel_testbed::packages;
+use carpel_testbed::{packages, payload};
 use tempfile::NamedTempFile;
 
 use crate::guest::{LAYOUTS, Outcome, finish};
+
+/// A disk's sector, in bytes.
+const SECTOR: usize = 512;
 
 /// The last 256 bytes of an image. It starts at the reset vector, jumps to its copy below 1 MiB, and prints `R` and the
 /// first byte of `fw_cfg`'s signature. If the debug console answers and the copy can be written, it gives 0x10 to the
@@ -97,5 +101,26 @@ fn seabios_reaches_its_boot_prompt() {
     for (layout, name) in [("krun", "bios-256k.bin"), ("crosvm", "bios.bin"), ("krun", "bios-microvm.bin")] {
         let outcome = run(&seabios(name), &["--layout", layout, "-c", "2", "--until", "No bootable device"]);
         assert!(outcome.status == 0 && outcome.stdout.contains("SeaBIOS (version "), "{name}: {outcome:#?}");
+    }
+}
+
+/// A disk whose first sector boots, with a text in the second one.
+fn bootable_disk(text: &str) -> NamedTempFile {
+    let mut disk = fs::read(payload::path("boot_sector")).unwrap();
+    assert_eq!(disk.len(), SECTOR);
+    disk.extend(text.as_bytes());
+    disk.resize(1 << 20, 0);
+    file(&disk)
+}
+
+#[test]
+fn seabios_boots_a_disk_and_reads_and_writes_it() {
+    for (layout, name) in [("krun", "bios-256k.bin"), ("crosvm", "bios-microvm.bin")] {
+        let disk = bootable_disk("from the second sector");
+        let path = disk.path().to_str().unwrap();
+        let outcome = run(&seabios(name), &["--layout", layout, "--disk", path]).expect_status(0x10 << 1 | 1);
+        assert!(outcome.stdout.contains("from the second sector"), "{name}: {outcome:#?}");
+        let bytes = fs::read(disk.path()).unwrap();
+        assert!(bytes[SECTOR..2 * SECTOR] == bytes[2 * SECTOR..3 * SECTOR], "{name}: it was copied to the third one");
     }
 }

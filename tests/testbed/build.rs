@@ -17,22 +17,38 @@ const X86_64: Guests = Guests {
     forms: &[Form { suffix: "", flags: &[], flat: false }],
 };
 
-/// A kind of Multiboot image, made of `resources/payloads/x86_64/multiboot`.
-struct Multiboot {
+/// An image without the runtime, made of a directory of `resources/payloads/x86_64`.
+struct Special {
     name: &'static str,
+    sources: &'static str,
     flags: &'static [&'static str],
     link: &'static [&'static str],
     script: &'static str,
 }
 
-const MULTIBOOT: &[Multiboot] = &[
-    Multiboot { name: "multiboot_elf32", flags: &["-m32", "-mcmodel=32"], link: &[], script: "low.ld" },
-    Multiboot { name: "multiboot_elf64", flags: &[], link: &[], script: "high.ld" },
-    Multiboot {
-        name: "multiboot_flat",
-        flags: &["-m32", "-mcmodel=32", "-DADDRESSES"],
-        link: &["-Wl,--oformat=binary"],
+const FLAT: &[&str] = &["-Wl,--oformat=binary"];
+const SPECIAL: &[Special] = &[
+    Special {
+        name: "multiboot_elf32",
+        sources: "multiboot",
+        flags: &["-m32", "-mcmodel=32"],
+        link: &[],
         script: "low.ld",
+    },
+    Special { name: "multiboot_elf64", sources: "multiboot", flags: &[], link: &[], script: "high.ld" },
+    Special {
+        name: "multiboot_flat",
+        sources: "multiboot",
+        flags: &["-m32", "-mcmodel=32", "-DADDRESSES"],
+        link: FLAT,
+        script: "low.ld",
+    },
+    Special {
+        name: "boot_sector",
+        sources: "boot_sector",
+        flags: &["-m32", "-mcmodel=32"],
+        link: FLAT,
+        script: "boot_sector.ld",
     },
 ];
 
@@ -43,15 +59,16 @@ fn main() -> Result<()> {
         println!("cargo:rerun-if-changed={}", resources.join(directory).display());
     }
     build_guests(&X86_64, &resources.join("payloads/x86_64"), &out.join("payloads/x86_64"))?;
-    build_multiboot(&resources.join("payloads/x86_64/multiboot"), &out.join("payloads/x86_64"))?;
+    build_special(&resources.join("payloads/x86_64"), &out.join("payloads/x86_64"))?;
     build_bench(&resources.join("bench"), &out)
 }
 
-fn build_multiboot(sources: &Path, out: &Path) -> Result<()> {
-    for Multiboot { name, flags, link, script } in MULTIBOOT {
+fn build_special(payloads: &Path, out: &Path) -> Result<()> {
+    for Special { name, sources, flags, link, script } in SPECIAL {
+        let sources = payloads.join(sources);
         let mut command = freestanding(&X86_64);
         command.args(*flags).args(BARE_LINK).args(*link).arg("-T").arg(sources.join(script));
-        run(command.args(sources_in(sources)?).arg("-o").arg(out.join(name)))?;
+        run(command.args(sources_in(&sources)?).arg("-o").arg(out.join(name)))?;
     }
     Ok(())
 }

@@ -164,6 +164,8 @@ fn fadt(facs: u64, dsdt: u64, platform: &Platform) -> FADT {
         .flag(Flags::TmrValExt)
         .flag(Flags::ResetRegSup);
     fadt.fadt_minor_version = 3;
+    // SeaBIOS looks for devices in the DSDT, and knows the 32-bit pointer only.
+    fadt.dsdt = u32::try_from(dsdt).unwrap_or(0).into();
     // SMI_CMD stays 0: the machine starts in ACPI mode and knows no other.
     fadt.sci_int = u16::from(SCI_GSI).into();
     fadt.pm1a_evt_blk = u32::from(PM1A_EVENT_PORT).into();

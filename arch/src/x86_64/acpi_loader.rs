@@ -34,8 +34,9 @@ const RSDP_XSDT: u32 = 24;
 const TABLE_LENGTH: usize = 4;
 const TABLE_CHECKSUM: u32 = 9;
 const HEADER_SIZE: usize = 36;
-/// The FADT's 64-bit pointers to FACS and DSDT (section 5.2.9).
-const FADT_POINTERS: [u32; 2] = [132, 140];
+/// The FADT's pointers: 32 bits to the DSDT, 64 to FACS and DSDT (section 5.2.9); each with its size in bytes.
+const FADT_POINTERS: [(u32, u8); 3] = [(40, 4), (132, POINTER_SIZE), (140, POINTER_SIZE)];
+/// All others.
 const POINTER_SIZE: u8 = 8;
 
 /// The three files with their names.
@@ -50,23 +51,23 @@ pub fn files(platform: &Platform) -> Result<[(&'static str, Vec<u8>); 3], AcpiEr
     for entry in (xsdt + HEADER_SIZE..xsdt + length(&tables, xsdt)).step_by(POINTER_SIZE.into()) {
         let table = word(&tables, entry);
         if &tables[table..table + 4] == b"FACP" {
-            for offset in FADT_POINTERS {
-                script.extend(pointer(TABLES, table as u32 + offset));
+            for (offset, size) in FADT_POINTERS {
+                script.extend(pointer(TABLES, table as u32 + offset, size));
             }
             script.extend(checksum(TABLES, table as u32 + TABLE_CHECKSUM, table as u32, length(&tables, table) as u32));
         }
-        script.extend(pointer(TABLES, entry as u32));
+        script.extend(pointer(TABLES, entry as u32, POINTER_SIZE));
     }
     script.extend(checksum(TABLES, xsdt as u32 + TABLE_CHECKSUM, xsdt as u32, length(&tables, xsdt) as u32));
-    script.extend(pointer(RSDP, RSDP_XSDT));
+    script.extend(pointer(RSDP, RSDP_XSDT, POINTER_SIZE));
     script.extend(checksum(RSDP, RSDP_CHECKSUM, 0, RSDP_OLD_SIZE));
     script.extend(checksum(RSDP, RSDP_EXTENDED_CHECKSUM, 0, RSDP_SIZE as u32));
     Ok([(TABLES, tables), (RSDP, rsdp), (LOADER, script)])
 }
 
-/// The 8-byte value at `offset` in `file` gets the address of the tables added.
-fn pointer(file: &str, offset: u32) -> Vec<u8> {
-    command(ADD_POINTER, &[file, TABLES], &[&offset.to_le_bytes(), &[POINTER_SIZE]])
+/// The value of `size` bytes at `offset` in `file` gets the address of the tables added.
+fn pointer(file: &str, offset: u32, size: u8) -> Vec<u8> {
+    command(ADD_POINTER, &[file, TABLES], &[&offset.to_le_bytes(), &[size]])
 }
 
 /// The byte at `offset` becomes such that `length` bytes from `start` on add up to 0.
@@ -109,9 +110,12 @@ mod tests {
                 1 => assert!(command[64] == 1 || command[64] == 2),
                 2 => {
                     let at = number(116);
-                    assert_eq!((&command[60..76], command[120]), (&b"etc/acpi/tables\0"[..], 8));
-                    let value = u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) + TABLES_AT;
-                    file[at..at + 8].copy_from_slice(&value.to_le_bytes());
+                    assert_eq!(&command[60..76], b"etc/acpi/tables\0");
+                    let size = usize::from(command[120]);
+                    let mut value = [0; 8];
+                    value[..size].copy_from_slice(&file[at..at + size]);
+                    let value = u64::from_le_bytes(value) + TABLES_AT;
+                    file[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
                 }
                 3 => {
                     let (at, start, len) = (number(60), number(64), number(68));

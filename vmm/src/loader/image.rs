@@ -45,11 +45,11 @@ pub fn parse(source: &Source) -> Result<Kernel, KernelError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use carpel_arch::map::Arch;
 
-    fn image() -> Vec<u8> {
+    pub fn image() -> Vec<u8> {
         let mut image = vec![0; 4096];
         image[10] = 0x08;
         image[16..24].copy_from_slice(&0x1_0000_u64.to_le_bytes());

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use carpel_arch::map::{Arch, KernelExtent};
 use proptest::prelude::*;
 
+use super::decompress::SIGNATURES;
 use super::decompress::tests::PACKERS;
-use super::{Kernel, Source, Target, bzimage, elf, multiboot, unpack};
+use super::{Kernel, Source, Target, bzimage, elf, image, multiboot, unpack, zboot};
 
 /// Images of every format, to be damaged.
 fn images() -> [Vec<u8>; 4] {
@@ -29,13 +30,32 @@ fn seeds_for_fuzzing_are_images_that_parse() {
         fs::create_dir_all(directory.join(target)).unwrap();
         fs::write(directory.join(target).join(name), bytes).unwrap();
     };
-    for (index, image) in images().iter().enumerate() {
-        assert!(!Kernel::ways(Arch::X86_64, &Source::from_vec(image.clone())).unwrap().is_empty());
-        // The first byte is the number of the architecture in `Arch::ALL`.
-        write("kernel", &format!("image-{index}"), &[&[0], &image[..]].concat());
-        for (name, pack) in PACKERS {
-            write("decompress", &format!("image-{index}.{name}"), &pack(image));
-        }
+    // The first byte of some targets' inputs is the number of the architecture in `Arch::ALL`.
+    let seed = |target: &str, name: &str, arch: Arch, image: &[u8]| {
+        assert!(!Kernel::ways(arch, &Source::from_vec(image.to_vec())).unwrap().is_empty(), "{name}");
+        let number = Arch::ALL.iter().position(|&other| other == arch).unwrap() as u8;
+        write("kernel", name, &[&[number], image].concat());
+        write(target, name, &if target == "elf" { [&[number], image].concat() } else { image.to_vec() });
+    };
+    let [bzimage, elf, elf_with_note, multiboot] = images();
+    seed("bzimage", "bzimage", Arch::X86_64, &bzimage);
+    seed("elf", "elf", Arch::X86_64, &elf);
+    seed("elf", "elf-with-note", Arch::X86_64, &elf_with_note);
+    seed("image", "image", Arch::Aarch64, &image::tests::image());
+    write("kernel", "multiboot", &[&[0], &multiboot[..]].concat());
+    // Its target adds the header's place and checksum.
+    let header = multiboot.windows(4).position(|bytes| bytes == 0x1BAD_B002_u32.to_le_bytes()).unwrap();
+    let (flags, rest) = (&multiboot[header + 4..header + 8], &multiboot[header + 12..]);
+    write("multiboot", "multiboot", &[&[(header / 4) as u8], flags, rest].concat());
+    for (name, pack) in PACKERS {
+        let packed = pack(&elf);
+        let signature =
+            SIGNATURES.iter().map(|(signature, _)| signature).find(|signature| packed.starts_with(signature));
+        write(&name.to_lowercase(), "elf", &packed[signature.unwrap().len()..]);
+        write("zboot", name, &zboot::tests::around(&packed));
+    }
+    for (index, text) in ["512M", "1.5s", "rng,rate=64K", "host,-avx2,+sha"].iter().enumerate() {
+        write("options", &index.to_string(), text.as_bytes());
     }
 }
 

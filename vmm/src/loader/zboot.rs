@@ -28,7 +28,7 @@ pub fn payload(source: &Source) -> Result<Option<Source>, KernelError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     fn image(offset: u32, size: u32) -> Vec<u8> {
@@ -39,6 +39,13 @@ mod tests {
         image[12..16].copy_from_slice(&size.to_le_bytes());
         image[64..68].copy_from_slice(b"data");
         image
+    }
+
+    /// A zboot image with this payload.
+    pub fn around(payload: &[u8]) -> Vec<u8> {
+        let mut header = image(64, payload.len() as u32);
+        header.truncate(64);
+        [header, payload.to_vec()].concat()
     }
 
     #[test]
