@@ -89,6 +89,8 @@ fn what_is_no_image_is_one_error() {
         ((16 << 20) + 4096, &[], "`firmware_image`"),
         (4096, &["-k", "/dev/null"], "It is a device"),
         (4096, &["-i", "/proc/self/exe"], "cannot be combined with --firmware"),
+        (4096, &["-a", "quiet"], "The command line `quiet` is for a kernel"),
+        (4096, &["--announce", "cmdline"], "drop --append and --announce cmdline"),
     ];
     for (size, args, expected) in errors {
         let outcome = run(file(&vec![0; size]).path(), args).expect_status(2);

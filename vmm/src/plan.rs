@@ -90,6 +90,14 @@ pub enum PlanError {
         /// The firmware.
         firmware: PathBuf,
     },
+    /// Nobody would read it.
+    #[error("The command line `{words}` is for a kernel, but {} boots from a disk: drop --append and --announce cmdline", .firmware.display())]
+    CmdlineWithFirmware {
+        /// What was to be told.
+        words: String,
+        /// The firmware.
+        firmware: PathBuf,
+    },
     /// The map has no room for firmware.
     #[error("The layout `{layout}` of {arch} has no place for --firmware")]
     NoFirmware {
@@ -269,6 +277,9 @@ impl Plan {
         let virtio = virtio::place(&map, config)?;
         let announced = if config.announce == Announce::Cmdline { virtio::words(&virtio) } else { Vec::new() };
         let words: Vec<_> = announced.iter().chain(&config.append).map(String::as_str).collect();
+        if let (Boot::Firmware, Some(firmware), false) = (kernel.boot, &config.firmware, words.is_empty()) {
+            return Err(PlanError::CmdlineWithFirmware { words: words.join(" "), firmware: firmware.clone() });
+        }
         let cmdline = cmdline(&first_words(config, console, &kernel), &words, &map, &kernel)?;
         Ok(Self {
             map,
