@@ -1,8 +1,9 @@
 //! Compressed kernels: the formats that Linux's own build makes, around any image. Sources: Linux, lib/decompress.c and
 //! scripts/Makefile.lib; RFC 1952 (gzip), RFC 8878 (zstd), the .xz, .lzma and LZ4 frame format descriptions.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
+use flate2::bufread::GzDecoder;
 use ruzstd::decoding::StreamingDecoder;
 use thiserror::Error;
 
@@ -24,6 +25,9 @@ pub(super) enum Compression {
     Lzma,
     Lzo,
 }
+
+/// A gzip member's first byte.
+const GZIP_START: u8 = 0x1F;
 
 /// How each starts. That of LZMA, the least distinct, is its usual properties and the low bytes of a dictionary's size.
 pub(super) const SIGNATURES: [(&[u8], Compression); 7] = [
@@ -106,7 +110,7 @@ fn decoder(compression: Compression, source: &Source, limit: u64) -> Result<io::
     // A decoder may not take more for its dictionary than its output may have.
     let limit_kib = u32::try_from(limit >> 10).unwrap_or(u32::MAX);
     Ok(Ok(match compression {
-        Compression::Gzip => Box::new(flate2::bufread::GzDecoder::new(input)),
+        Compression::Gzip => Box::new(GzipMembers { current: Some(GzDecoder::new(input)) }),
         Compression::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(input, false, limit_kib)),
         Compression::Lz4 => Box::new(Lz4Legacy::new(input)),
         Compression::Bzip2 => Box::new(bzip2::bufread::BzDecoder::new(input)),
@@ -133,6 +137,30 @@ impl Compression {
             Self::Lzma => "LZMA",
             Self::Lzo => "LZO",
         }
+    }
+}
+
+/// The members of a gzip file one after the other (RFC 1952, section 2.2), up to its end or to what is no member: the
+/// payload of a bzImage is followed by its size.
+struct GzipMembers<R> {
+    /// None once the last has ended.
+    current: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Read for GzipMembers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(mut member) = self.current.take() {
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                self.current = Some(member);
+                return Ok(count);
+            }
+            let mut input = member.into_inner();
+            if input.fill_buf()?.first() == Some(&GZIP_START) {
+                self.current = Some(GzDecoder::new(input));
+            }
+        }
+        Ok(0)
     }
 }
 
@@ -257,6 +285,13 @@ pub mod tests {
             let unpacked = unpack(Source::from_bytes(&pack(&image)), LIMIT).unwrap();
             assert!(bytes_of(&unpacked) == image, "{name}");
         }
+    }
+
+    #[test]
+    fn members_of_a_gzip_file_are_one_image() {
+        let packed = [gzip(b"\x7FELF first, "), gzip(b""), gzip(b"second"), b"\x13\0\0\0".to_vec()].concat();
+        let unpacked = unpack(Source::from_bytes(&packed), LIMIT).unwrap();
+        assert_eq!(bytes_of(&unpacked), b"\x7FELF first, second");
     }
 
     #[test]
