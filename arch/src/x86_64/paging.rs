@@ -1,4 +1,4 @@
-//! Reading a guest's virtual map from its page tables. Source: Intel SDM volume 3, section 4.5.
+//! Reading a guest's virtual map from its page tables. Source: Intel SDM volume 3, sections 4.3 to 4.5.
 //!
 //! The tables are the guest's: they may loop, overlap or lead nowhere. A walk reads a bounded number of them and returns
 //! a bounded number of ranges.
@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use thiserror::Error;
 
-/// Entries of a table, and of what a walk's `read` fills.
+/// Entries of 8 bytes in a page, which is what a walk's `read` fills.
 pub const TABLE_ENTRIES: usize = 512;
 
 /// So many tables are read at most: those of 32 GiB in pages of 4 KiB, or 64 MiB of tables.
@@ -16,6 +16,8 @@ const MAX_TABLES: usize = 1 << 14;
 const MAX_RANGES: usize = 4096;
 
 const CR0_PG: u64 = 1 << 31;
+const CR4_PSE: u64 = 1 << 4;
+const CR4_PAE: u64 = 1 << 5;
 const CR4_LA57: u64 = 1 << 12;
 const EFER_LMA: u64 = 1 << 10;
 const EFER_NXE: u64 = 1 << 11;
@@ -27,8 +29,10 @@ const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 /// Bits 51 to 12: the physical address of a table or page.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-/// Only the tables of 1 GiB and 2 MiB entries may map pages themselves.
-const LARGEST_PAGE_LEVEL: u32 = 3;
+/// Of a 32-bit entry for 4 MiB: bits 31-22 of the address, and 39-32 in bits 20-13 (section 4.3, table 4-4).
+const ADDRESS_4M: u64 = 0xffc0_0000;
+const ADDRESS_4M_HIGH: u64 = 0xff << 13;
+const ADDRESS_4M_SHIFT: u32 = 32 - 13;
 
 /// The registers that decide how addresses are translated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -49,9 +53,17 @@ pub enum NoMap {
     /// Linear addresses are physical ones.
     #[error("Paging is off")]
     PagingOff,
-    /// The tables are those of 32-bit or PAE paging.
-    #[error("The page tables are not those of long mode")]
-    NotLongMode,
+}
+
+/// How addresses are translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Two levels of 32-bit entries, which may map 4 MiB if CR4.PSE is set.
+    Bits32 { large: bool },
+    /// Three levels, the first of four entries.
+    Pae,
+    /// Four or five levels.
+    Long { levels: u32 },
 }
 
 /// What a page may be used for, over all levels.
@@ -85,7 +97,7 @@ pub struct Range {
 /// What the tables map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualMap {
-    /// Levels of tables: 4 or 5.
+    /// Levels of tables: 2 for 32-bit paging, 3 for PAE, 4 or 5 in long mode.
     pub levels: u32,
     /// Sorted as the tables are: by address, the upper half last.
     pub ranges: Vec<Range>,
@@ -104,20 +116,81 @@ pub fn walk(
     if registers.cr0 & CR0_PG == 0 {
         return Err(NoMap::PagingOff);
     }
-    if registers.efer & EFER_LMA == 0 {
-        return Err(NoMap::NotLongMode);
-    }
-    let levels = if registers.cr4 & CR4_LA57 == 0 { 4 } else { 5 };
-    let root = registers.cr3 & ADDRESS;
-    let map = VirtualMap { levels, ranges: Vec::new(), stopped_at: None, unreadable: 0 };
-    let mut walker = Walker { read, no_execute: registers.efer & EFER_NXE != 0, path: vec![root], tables: 0, map };
+    let mode = Mode::of(registers);
+    let root = registers.cr3 & mode.root_mask();
+    let map = VirtualMap { levels: mode.levels(), ranges: Vec::new(), stopped_at: None, unreadable: 0 };
+    let no_execute = registers.efer & EFER_NXE != 0;
+    let mut walker = Walker { read, mode, no_execute, path: vec![root], tables: 0, map };
     // Stopping early is told in the map.
-    let _ = walker.table(levels, 0, Rights { write: true, execute: true, user: true });
+    let _ = walker.table(mode.levels(), 0, Rights { write: true, execute: true, user: true });
     Ok(walker.map)
+}
+
+impl Mode {
+    const fn of(registers: &Registers) -> Self {
+        match registers.cr4 {
+            cr4 if registers.efer & EFER_LMA != 0 => Self::Long { levels: if cr4 & CR4_LA57 == 0 { 4 } else { 5 } },
+            cr4 if cr4 & CR4_PAE != 0 => Self::Pae,
+            cr4 => Self::Bits32 { large: cr4 & CR4_PSE != 0 },
+        }
+    }
+
+    const fn levels(self) -> u32 {
+        match self {
+            Self::Bits32 { .. } => 2,
+            Self::Pae => 3,
+            Self::Long { levels } => levels,
+        }
+    }
+
+    /// Of CR3, the bits that are the first table's address: PAE's is a part of a page.
+    const fn root_mask(self) -> u64 {
+        match self {
+            Self::Bits32 { .. } => 0xffff_f000,
+            Self::Pae => 0xffff_ffe0,
+            Self::Long { .. } => ADDRESS,
+        }
+    }
+
+    /// How far the index of a table of this level stands to the left in an address.
+    const fn shift(self, level: u32) -> u32 {
+        let bits = if matches!(self, Self::Bits32 { .. }) { 10 } else { 9 };
+        12 + bits * (level - 1)
+    }
+
+    /// The entries of the table at `address` in its page.
+    fn entries(self, level: u32, address: u64, page: &[u64; TABLE_ENTRIES]) -> Vec<u64> {
+        match self {
+            Self::Bits32 { .. } => page.iter().flat_map(|&pair| [pair & 0xffff_ffff, pair >> 32]).collect(),
+            Self::Pae if level == 3 => page.iter().copied().skip((address as usize & 0xfff) / 8).take(4).collect(),
+            Self::Pae | Self::Long { .. } => page.to_vec(),
+        }
+    }
+
+    /// Whether a present entry maps memory itself, and if so, where it starts.
+    const fn page(self, level: u32, entry: u64) -> Option<u64> {
+        let below = (1 << self.shift(level)) - 1;
+        match (self, level) {
+            (_, 1) => Some(entry & ADDRESS),
+            _ if entry & LARGE == 0 => None,
+            (Self::Bits32 { large: true }, 2) => {
+                Some(entry & ADDRESS_4M | (entry & ADDRESS_4M_HIGH) << ADDRESS_4M_SHIFT)
+            }
+            // In a large page's entry, bits below its size are flags.
+            (Self::Pae, 2) | (Self::Long { .. }, 2 | 3) => Some(entry & ADDRESS & !below),
+            _ => None,
+        }
+    }
+
+    /// What an entry allows, of which PAE's first level says nothing.
+    const fn rights(self, level: u32, entry: u64) -> u64 {
+        if matches!((self, level), (Self::Pae, 3)) { WRITABLE | USER } else { entry }
+    }
 }
 
 struct Walker<R> {
     read: R,
+    mode: Mode,
     /// Bit 63 forbids execution.
     no_execute: bool,
     /// The tables from the root to the one being read.
@@ -134,34 +207,33 @@ impl<R: FnMut(u64, &mut [u64; TABLE_ENTRIES]) -> bool> Walker<R> {
             return ControlFlow::Break(());
         }
         self.tables += 1;
-        let mut entries = [0; TABLE_ENTRIES];
-        let read = self.path.last().is_some_and(|&table| (self.read)(table, &mut entries));
-        if !read {
+        let mut page = [0; TABLE_ENTRIES];
+        let table = self.path.last().copied().unwrap_or_default();
+        if !(self.read)(table & !0xfff, &mut page) {
             self.map.unreadable += 1;
             return ControlFlow::Continue(());
         }
-        let shift = 12 + 9 * (level - 1);
+        let entries = self.mode.entries(level, table, &page);
         for (index, entry) in (0_u64..).zip(entries).filter(|(_, entry)| entry & PRESENT != 0) {
-            let start = self.canonical(base | index << shift);
+            let start = self.canonical(base | index << self.mode.shift(level));
             self.entry(level, start, entry, rights)?;
         }
         ControlFlow::Continue(())
     }
 
     fn entry(&mut self, level: u32, start: u64, entry: u64, above: Rights) -> ControlFlow<()> {
+        let flags = self.mode.rights(level, entry);
         let rights = Rights {
-            write: above.write && entry & WRITABLE != 0,
-            execute: above.execute && !(self.no_execute && entry & NO_EXECUTE != 0),
-            user: above.user && entry & USER != 0,
+            write: above.write && flags & WRITABLE != 0,
+            execute: above.execute && !(self.no_execute && flags & NO_EXECUTE != 0),
+            user: above.user && flags & USER != 0,
         };
-        let (target, below) = (entry & ADDRESS, (1 << (12 + 9 * (level - 1))) - 1);
-        let page = level == 1 || level <= LARGEST_PAGE_LEVEL && entry & LARGE != 0;
-        let recursive = !page && self.path.contains(&target);
-        if page || recursive {
-            // In a large page's entry, bits below its size are flags.
-            let physical = if page { target & !below } else { target };
-            let range = Range { start, last: start | below, physical, linear: !recursive, recursive, rights };
-            return self.push(range);
+        let (target, page) = (entry & ADDRESS, self.mode.page(level, entry));
+        let recursive = page.is_none() && self.path.contains(&target);
+        if page.is_some() || recursive {
+            let last = start | ((1 << self.mode.shift(level)) - 1);
+            let physical = page.unwrap_or(target);
+            return self.push(Range { start, last, physical, linear: !recursive, recursive, rights });
         }
         self.path.push(target);
         let flow = self.table(level - 1, start, rights);
@@ -187,9 +259,10 @@ impl<R: FnMut(u64, &mut [u64; TABLE_ENTRIES]) -> bool> Walker<R> {
         ControlFlow::Continue(())
     }
 
-    /// Copies the highest translated bit to all above it.
+    /// In long mode, copies the highest translated bit to all above it.
     const fn canonical(&self, address: u64) -> u64 {
-        let unused = 64 - (12 + 9 * self.map.levels);
+        let Mode::Long { levels } = self.mode else { return address };
+        let unused = 64 - (12 + 9 * levels);
         ((address << unused).cast_signed() >> unused).cast_unsigned()
     }
 }
@@ -281,6 +354,44 @@ mod tests {
     }
 
     #[test]
+    fn pae_has_three_levels_and_rights_on_two() {
+        let registers = Registers { cr0: CR0_PG, cr3: 0x1020, cr4: CR4_PAE, efer: EFER_NXE };
+        let map = walk_tables(
+            &registers,
+            &[
+                // Four entries from the middle of the page; what follows them is not the table's.
+                (0x1000, &[(3, 0x9000 | PRESENT), (4, 0x2000 | PRESENT), (7, 0x3000 | PRESENT), (8, 0x9000 | PRESENT)]),
+                (0x2000, &[(0, LARGE | ALL), (1, 0x4000 | PRESENT | WRITABLE)]),
+                (0x3000, &[(511, 0x1_0000_0000 | LARGE | ALL | NO_EXECUTE)]),
+                (0x4000, &[(0, 0x20_0000 | ALL)]),
+            ],
+        );
+        let kernel = Rights { user: false, ..RWXU };
+        let high =
+            Range { rights: Rights { execute: false, ..RWXU }, ..range(0xffe0_0000, 0xffff_ffff, 0x1_0000_0000) };
+        let expected =
+            [range(0, 0x1f_ffff, 0), Range { rights: kernel, ..range(0x20_0000, 0x20_0fff, 0x20_0000) }, high];
+        assert_eq!((map.levels, &map.ranges[..]), (3, &expected[..]));
+    }
+
+    #[test]
+    fn tables_of_32_bits_have_large_pages_if_cr4_allows() {
+        let pair = |low: u64, high: u64| low | high << 32;
+        let tables: Tables = &[
+            // 4 MiB at 0xff_c000_0000 by bits 20-13, then a table.
+            (0x1000, &[(0, pair(0xc000_0000 | 0xff << 13 | LARGE | ALL, 0x2000 | ALL)), (511, pair(0, 0x2000 | ALL))]),
+            (0x2000, &[(0, pair(0x5000 | ALL, 0x6000 | ALL))]),
+        ];
+        let registers = Registers { cr0: CR0_PG, cr3: 0x1018, cr4: CR4_PSE, efer: 0 };
+        let map = walk_tables(&registers, tables);
+        let expected =
+            [Range { linear: false, ..range(0, 0x40_1fff, 0xff_c000_0000) }, range(0xffc0_0000, 0xffc0_1fff, 0x5000)];
+        assert_eq!((map.levels, &map.ranges[..]), (2, &expected[..]));
+        let without = walk_tables(&Registers { cr4: 0, ..registers }, tables);
+        assert_eq!((without.ranges.len(), without.unreadable), (2, 1));
+    }
+
+    #[test]
     fn a_recursive_entry_is_one_range() {
         let map = walk_tables(
             &LONG_MODE,
@@ -319,9 +430,8 @@ mod tests {
     }
 
     #[test]
-    fn other_modes_have_no_map() {
+    fn without_paging_there_is_no_map() {
         let read = |_, _: &mut [u64; TABLE_ENTRIES]| true;
         assert_eq!(walk(&Registers { cr0: 1, ..LONG_MODE }, read), Err(NoMap::PagingOff));
-        assert_eq!(walk(&Registers { efer: 0, ..LONG_MODE }, read), Err(NoMap::NotLongMode));
     }
 }
