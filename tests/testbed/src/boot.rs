@@ -1,6 +1,7 @@
 //! The boot tests: real kernels under carpel, in a host.
 
 pub mod aarch64;
+mod bios;
 mod ending;
 mod machine;
 mod virtio;
@@ -40,6 +41,7 @@ pub struct Files {
     tiny: TinyKernel,
     scratch: TempDir,
     blob_md5: String,
+    bios: PathBuf,
 }
 
 impl Files {
@@ -56,17 +58,18 @@ impl Files {
         write_initrd(&scratch.path().join("guest.cpio"), &busybox, None)?;
         write_initrd(&scratch.path().join("big.cpio"), &busybox, Some(&blob))?;
         virtio::write_files(scratch.path(), &busybox, &stock)?;
+        bios::write_disk(&scratch.path().join("bios-disk"), &stock.image, &scratch.path().join("guest.cpio"))?;
         let vmlinux = stock.vmlinux()?;
         pack("gzip", &vmlinux, &scratch.path().join("vmlinux.gz"))?;
         pack("zstd", &stock.image, &scratch.path().join("bzImage.zst"))?;
-        Ok(Self { carpel, vmlinux, stock: stock.image, tiny, blob_md5: md5(&blob)?, scratch })
+        Ok(Self { carpel, vmlinux, stock: stock.image, tiny, blob_md5: md5(&blob)?, scratch, bios: bios::image()? })
     }
 
     /// Puts them into the host, under the names that the steps use.
     pub fn give(&self, host: &mut Host) {
         host.file("carpel", &self.carpel).file("bzImage", &self.stock).file("vmlinux", &self.vmlinux);
-        host.file("tiny", &self.tiny.image);
-        for file in ["guest.cpio", "big.cpio", "vmlinux.gz", "bzImage.zst"].iter().chain(&virtio::FILES) {
+        host.file("tiny", &self.tiny.image).file("bios", &self.bios);
+        for file in ["guest.cpio", "big.cpio", "vmlinux.gz", "bzImage.zst", "bios-disk"].iter().chain(&virtio::FILES) {
             host.file(file, &self.scratch.path().join(file));
         }
     }
@@ -77,6 +80,7 @@ impl Files {
         steps.push(self.big_initrd());
         steps.extend(ending::steps());
         steps.extend(ways::steps());
+        steps.push(bios::boots_a_disk());
         steps.extend(virtio::each(&X86_64, "bzImage"));
         steps.push(virtio::together(&X86_64, "vmlinux", "crosvm"));
         steps

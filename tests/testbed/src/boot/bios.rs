@@ -1,0 +1,93 @@
+//! Firmware that boots the stock kernel from a disk: SeaBIOS, and SYSLINUX in the master boot record and on a FAT partition.
+
+use std::env;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{carpel, ended_with, step};
+use crate::command::output;
+use crate::guest::said;
+use crate::host::{Check, Step};
+use crate::packages::candidate;
+
+/// Room for the kernel, the initrd and SYSLINUX.
+const DISK_SIZE: u64 = 24 << 20;
+/// Where the partition starts, in sectors and in bytes.
+const PARTITION_SECTOR: u32 = 2048;
+const PARTITION: u64 = 1 << 20;
+const SECTOR: u64 = 512;
+/// The boot record's code and its table of partitions, of which the first entry is used.
+const CODE_SIZE: usize = 440;
+const TABLE: u64 = 446;
+const SIGNATURE: u64 = 510;
+/// FAT16, addressed by sector numbers.
+const FAT16_LBA: u8 = 0x0E;
+const ACTIVE: u8 = 0x80;
+
+/// The kernel's whole command line: nothing of carpel's reaches a kernel that a boot loader starts.
+const APPEND: &str = "console=ttyS0 panic=-1 quiet finish=poweroff";
+
+/// The image that the host has.
+pub fn image() -> Result<PathBuf> {
+    Ok(candidate("seabios")?.unpacked()?.join("usr/share/seabios/bios-256k.bin"))
+}
+
+/// Writes a disk that boots this kernel and initrd.
+pub fn write_disk(disk: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
+    let [syslinux, common, mtools] = ["syslinux", "syslinux-common", "mtools"].map(|name| candidate(name)?.unpacked());
+    let (syslinux, common, mtools) = (syslinux?, common?, mtools?);
+    let file = File::create(disk).context("Creating a disk")?;
+    file.set_len(DISK_SIZE)?;
+    let code = fs::read(common.join("usr/lib/syslinux/mbr/mbr.bin")).context("Reading SYSLINUX's boot record")?;
+    ensure!(code.len() <= CODE_SIZE, "SYSLINUX's boot record has {} bytes", code.len());
+    file.write_all_at(&code, 0)?;
+    file.write_all_at(&partition(), TABLE)?;
+    file.write_all_at(&[0x55, 0xAA], SIGNATURE)?;
+
+    // SYSLINUX calls mtools, which are here under their own names.
+    let tools = [syslinux.join("usr/bin"), mtools.join("usr/bin")];
+    let path = env::join_paths(tools.into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())))?;
+    let run = |program: &str, arguments: &[&str]| {
+        // mtools would complain that no whole tracks fit the partition.
+        let variables = [format!("PATH={}", path.display()), "MTOOLS_SKIP_CHECK=1".to_owned()];
+        output(Command::new("env").args(variables).arg(program).args(arguments)).map(drop)
+    };
+    let (image, whole) = (format!("{}@@{PARTITION}", disk.display()), disk.display().to_string());
+    let sectors = ((DISK_SIZE - PARTITION) / SECTOR).to_string();
+    let hidden = PARTITION_SECTOR.to_string();
+    run("mformat", &["-i", &image, "-T", &sectors, "-h", "16", "-s", "63", "-H", &hidden, "::"])?;
+    run("syslinux", &["--install", "--offset", &PARTITION.to_string(), &whole])?;
+    let settings = disk.with_extension("cfg");
+    fs::write(&settings, format!("DEFAULT linux\nLABEL linux\nKERNEL /bzimage\nINITRD /initrd\nAPPEND {APPEND}\n"))?;
+    for (source, name) in [(kernel, "bzimage"), (initrd, "initrd"), (&settings, "syslinux.cfg")] {
+        run("mcopy", &["-i", &image, &source.display().to_string(), &format!("::/{name}")])?;
+    }
+    Ok(())
+}
+
+fn partition() -> [u8; 16] {
+    let mut entry = [0; 16];
+    (entry[0], entry[4]) = (ACTIVE, FAT16_LBA);
+    entry[8..12].copy_from_slice(&PARTITION_SECTOR.to_le_bytes());
+    entry[12..].copy_from_slice(&(((DISK_SIZE - PARTITION) / SECTOR) as u32).to_le_bytes());
+    entry
+}
+
+/// SeaBIOS says who it is, boots the disk, and the kernel of the disk comes up with all that the firmware told it of the machine.
+pub fn boots_a_disk() -> Step {
+    let check: Check = Box::new(|guest| {
+        ended_with(guest, 0)?;
+        for text in ["SeaBIOS (version ", "Booting from Hard Disk", "SYSLINUX "] {
+            ensure!(guest.text.contains(text), "The console does not say {text:?}");
+        }
+        let cpus: Vec<_> = said(&guest.text, "cpus").collect();
+        ensure!(cpus == ["2"], "The guest says {cpus:?} for its CPUs");
+        Ok(())
+    });
+    let script = carpel("--firmware bios --disk bios-disk -c 2 -m 512M");
+    step("SeaBIOS, SYSLINUX and the stock kernel from a disk", script, check)
+}
