@@ -75,10 +75,12 @@ impl Machine {
         console: &Console,
         ending: &Arc<Ending>,
     ) -> Result<Self, MachineError> {
+        let kvm = Arc::new(kvm);
         let ram = GuestRam::new(&plan.map.slots(), is_small(plan))?;
-        let vm = Vm::new(kvm, plan, &ram)?;
+        let mut vcpus = NewVcpus::start(Arc::clone(&kvm)).map_err(MachineError::Threads)?;
+        let vm = Vm::new(&kvm, plan, &ram)?;
         let rom = rom(&vm, plan, files)?;
-        let vcpus = NewVcpus::start(vm.vcpus(plan, ram.memory())).map_err(MachineError::Threads)?;
+        vcpus.build_on(vm.foundation(plan, ram.memory()));
         kvm::load(plan, files, ram.memory())?;
         let (mut buses, serial) = platform::build(&vm, plan, Box::new(console.clone()), ending)?;
         let view = View {

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use carpel_arch::x86_64::paging::Registers;
 use carpel_devices::event::EventSink as _;
+use kvm_ioctls::Kvm;
 use serde::Serialize;
 use thiserror::Error;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::exit::{Buses, Exit, Next, dispatch};
-use crate::kvm::{KvmError, Vcpu};
+use crate::kvm::{self, Foundation, KvmError, Vcpu};
 use crate::outcome::{Ending, Outcome};
 use crate::run::reserve_signals;
 
@@ -71,6 +72,8 @@ pub struct ExitCounts {
 /// vCPUs that are being made, in the thread of the first one: meanwhile the main thread makes what is around them. When
 /// dropped, they are gone, and nothing of them uses the guest's memory any more.
 pub struct NewVcpus {
+    /// Where they get the VM, once.
+    foundation: Option<SyncSender<Foundation>>,
     /// Without it, the thread ends.
     go: Option<SyncSender<Surroundings>>,
     /// Where all but the first come, once.
@@ -98,18 +101,19 @@ struct Surroundings {
 }
 
 impl NewVcpus {
-    /// Has `make` called in the first one's thread. It makes at least one.
-    pub fn start(make: impl FnOnce() -> Result<Vec<Vcpu>, KvmError> + Send + 'static) -> io::Result<Self> {
+    /// Starts the first one's thread, before there is a VM: threads take their time to start.
+    pub fn start(kvm: Arc<Kvm>) -> io::Result<Self> {
         extern "C" fn interrupt_system_call(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
         register_signal_handler(SIGRTMIN(), interrupt_system_call)?;
         // Threads inherit that these are for the main thread alone.
         reserve_signals()?;
         share_one_heap();
+        let (send, foundation) = sync_channel(1);
         let (go, surroundings) = sync_channel::<Surroundings>(1);
         let (tell, result) = sync_channel(1);
         let first = VcpuThread::start(0, move |status| {
             let mut first = None;
-            let vcpus = make().map(|mut vcpus| {
+            let vcpus = kvm::make_vcpus(&kvm, &foundation).map(|mut vcpus| {
                 first = (!vcpus.is_empty()).then(|| vcpus.remove(0));
                 vcpus
             });
@@ -118,7 +122,13 @@ impl NewVcpus {
                 run(first, &surroundings, status);
             }
         })?;
-        Ok(Self { go: Some(go), made: Some(result), first: Some(first), others: Vec::new() })
+        Ok(Self { foundation: Some(send), go: Some(go), made: Some(result), first: Some(first), others: Vec::new() })
+    }
+
+    /// Gives them the VM that they are made in.
+    pub fn build_on(&mut self, foundation: Foundation) {
+        // If they failed before, that is told when they are to run.
+        let _ = self.foundation.take().map(|sender| sender.send(foundation));
     }
 
     /// Waits until all are made.
@@ -132,6 +142,7 @@ impl NewVcpus {
 
 impl Drop for NewVcpus {
     fn drop(&mut self) {
+        self.foundation = None;
         self.go = None;
         if let Some(VcpuThread { handle, .. }) = self.first.take() {
             // A panic ended the whole process.

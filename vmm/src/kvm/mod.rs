@@ -14,6 +14,7 @@ use x86_64 as host;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::legacy::ioapic::MsiRouter;
@@ -125,7 +126,6 @@ pub fn open() -> Result<Kvm, KvmError> {
 
 /// A virtual machine of KVM's with its memory and, where they come before vCPUs, its interrupt controllers.
 pub struct Vm {
-    kvm: Arc<Kvm>,
     fd: Arc<VmFd>,
     /// Memory that KVM itself shares with the guest besides RAM. It is dropped after the VM.
     shared: Option<GuestRam>,
@@ -133,13 +133,13 @@ pub struct Vm {
 
 impl Vm {
     /// Creates a VM with this RAM.
-    pub fn new(kvm: Kvm, plan: &Plan, ram: &GuestRam) -> Result<Self, KvmError> {
+    pub fn new(kvm: &Kvm, plan: &Plan, ram: &GuestRam) -> Result<Self, KvmError> {
         let max = kvm.get_max_vcpus();
         if plan.vcpus as usize > max {
             return Err(KvmError::TooManyVcpus { wanted: plan.vcpus, max });
         }
-        let fd = retry_interrupted(|| host::create_vm(&kvm, plan)).call("KVM_CREATE_VM")?;
-        let mut vm = Self { kvm: Arc::new(kvm), fd: Arc::new(fd), shared: None };
+        let fd = retry_interrupted(|| host::create_vm(kvm, plan)).call("KVM_CREATE_VM")?;
+        let mut vm = Self { fd: Arc::new(fd), shared: None };
         // Slots come first: once there are vCPUs, each costs a hundred times as much (docs/performance.md).
         let slots = plan.map.slots();
         for (slot, range) in slots.iter().enumerate() {
@@ -196,18 +196,25 @@ impl Vm {
         host::msi_router(&self.fd, mode)
     }
 
-    /// What writes the boot structures and creates the vCPUs, when it is called. All slots must be there by then.
-    pub fn vcpus(
-        &self,
-        plan: &Arc<Plan>,
-        memory: &GuestMemoryMmap,
-    ) -> impl FnOnce() -> Result<Vec<Vcpu>, KvmError> + Send + use<> {
-        let (kvm, vm, plan, memory) = (Arc::clone(&self.kvm), Arc::clone(&self.fd), Arc::clone(plan), memory.clone());
-        move || {
-            let boot = host::write_boot_structures(&plan, &memory)?;
-            host::create_vcpus(&kvm, &vm, &plan, &boot)
-        }
+    /// What vCPUs are made in. All slots must be there by then.
+    pub fn foundation(&self, plan: &Arc<Plan>, memory: &GuestMemoryMmap) -> Foundation {
+        Foundation { vm: Arc::clone(&self.fd), plan: Arc::clone(plan), memory: memory.clone() }
     }
+}
+
+/// What vCPUs are made in.
+pub struct Foundation {
+    vm: Arc<VmFd>,
+    plan: Arc<Plan>,
+    memory: GuestMemoryMmap,
+}
+
+/// Writes the boot structures and creates the vCPUs in the VM that comes; none if none comes.
+pub fn make_vcpus(kvm: &Kvm, foundation: &Receiver<Foundation>) -> Result<Vec<Vcpu>, KvmError> {
+    let supported = host::supported(kvm)?;
+    let Ok(Foundation { vm, plan, memory }) = foundation.recv() else { return Ok(Vec::new()) };
+    let boot = host::write_boot_structures(&plan, &memory)?;
+    host::create_vcpus(&supported, &vm, &plan, &boot)
 }
 
 /// Loads the guest's files.

@@ -17,7 +17,7 @@ use vmm_sys_util::errno::Error as Errno;
 
 pub use boot::write_boot_structures;
 pub use death::{explain, is_halted, paging};
-pub use vcpu::create_vcpus;
+pub use vcpu::{create_vcpus, supported};
 
 use crate::config::IrqchipMode;
 use crate::kvm::KvmError;

@@ -18,8 +18,16 @@ const PVTIME_SIZE: u64 = 64;
 /// Exceptions masked, at EL1 with its own stack pointer: how Linux wants to be entered (Documentation/arm64/booting.rst).
 const PSTATE_EL1H_DAIF: u64 = 0x3C5;
 
+/// What vCPUs can be: KVM tells that of a VM only.
+pub struct Supported;
+
+/// Nothing without a VM.
+pub const fn supported(_kvm: &Kvm) -> Result<Supported, KvmError> {
+    Ok(Supported)
+}
+
 /// Creates the vCPUs, then the interrupt controller. The first vCPU is in the boot state; the others wait for PSCI's CPU_ON.
-pub fn create_vcpus(_kvm: &Kvm, vm: &VmFd, plan: &Plan, boot: &BootCpu) -> Result<Vec<Vcpu>, KvmError> {
+pub fn create_vcpus(_supported: &Supported, vm: &VmFd, plan: &Plan, boot: &BootCpu) -> Result<Vec<Vcpu>, KvmError> {
     let mut target = kvm_vcpu_init::default();
     vm.get_preferred_target(&mut target).call("KVM_ARM_PREFERRED_TARGET")?;
     target.features[0] |= 1 << KVM_ARM_VCPU_PSCI_0_2;

@@ -16,7 +16,7 @@ use vmm_sys_util::errno::Error as Errno;
 pub use boot::write_boot_structures;
 pub use death::{explain, is_halted, paging};
 pub use irqchip::{create as create_irqchip, msi_router};
-pub use vcpu::create_vcpus;
+pub use vcpu::{create_vcpus, supported};
 
 use crate::plan::{HostFacts, Plan};
 

@@ -24,10 +24,14 @@ const APIC_LVT_LINT1: usize = 0x360;
 const MODE_NMI: u32 = 0b100 << 8;
 const MODE_EXTINT: u32 = 0b111 << 8;
 
+/// What KVM can show of the host's processor. It takes KVM longer than all but creating a VM.
+pub fn supported(kvm: &Kvm) -> Result<CpuId, KvmError> {
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).call("KVM_GET_SUPPORTED_CPUID")
+}
+
 /// Creates the vCPUs. The first is in the state that the boot structures are for; the others wait for their start-up
 /// interrupt.
-pub fn create_vcpus(kvm: &Kvm, vm: &VmFd, plan: &Plan, entry: &Entry) -> Result<Vec<Vcpu>, KvmError> {
-    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).call("KVM_GET_SUPPORTED_CPUID")?;
+pub fn create_vcpus(supported: &CpuId, vm: &VmFd, plan: &Plan, entry: &Entry) -> Result<Vec<Vcpu>, KvmError> {
     let tsc_deadline = vm.check_extension(Cap::TscDeadlineTimer);
     let missing = cpuid::missing(supported.as_slice(), tsc_deadline, &plan.cpu);
     if !missing.is_empty() {
