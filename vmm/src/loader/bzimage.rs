@@ -133,6 +133,7 @@ fn setup_header(start: &[u8; HEADER_END]) -> &[u8] {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::loader::unpack;
     use carpel_arch::map::Arch;
 
     /// A bzImage of protocol 2.15 with one setup sector and 4 KiB to load.
@@ -224,5 +225,18 @@ pub mod tests {
         for (at, value) in [(0x248, u32::MAX), (0x24C, u32::MAX), (0x24C, 4096 - 0x100 + 1)] {
             assert!(with(at, value).unwrap_err().to_string().contains("truncated"));
         }
+    }
+
+    #[test]
+    fn a_payload_that_carpel_cannot_unpack_is_left_to_the_stub() {
+        const LIMIT: u64 = 1 << 20;
+        let mut image = image();
+        image[0x248..0x24C].copy_from_slice(&0x100_u32.to_le_bytes());
+        image[0x24C..0x250].copy_from_slice(&0x20_u32.to_le_bytes());
+        image[1024 + 0x100..1024 + 0x109].copy_from_slice(b"\x89LZO\0\r\n\x1A\n");
+        let unpack = |wanted| unpack(Arch::X86_64, Source::from_bytes(&image), wanted, LIMIT);
+        let stub = Kernel::probe(Arch::X86_64, &unpack(None).unwrap(), None).unwrap();
+        assert_eq!((stub.format, stub.boot), (Format::BzImage, Boot::Linux));
+        assert!(unpack(Some(Boot::Pvh)).unwrap_err().to_string().contains("by LZO, which carpel does not unpack"));
     }
 }
