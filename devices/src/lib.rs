@@ -12,6 +12,7 @@ pub mod bus;
 pub mod console;
 pub mod endpoint;
 pub mod event;
+mod host_socket;
 pub mod interrupt;
 pub mod legacy;
 pub mod registry;

@@ -159,7 +159,7 @@ fn a_console_on_a_socket_serves_clients_that_come_and_go() {
     // Nobody else gets the same socket.
     let second = finish(console("do=echo", &["--console", &target]).stdin(Stdio::null())).expect_status(2);
     let says = format!(
-        "carpel: Cannot connect the console: Cannot listen on {}: Another process listens there; end it, or choose another path\n",
+        "carpel: Cannot connect the console: The socket {} is in use by another guest or process\n",
         path.display()
     );
     assert_eq!(second.stderr, says);

@@ -3,7 +3,6 @@
 //! Output and input are used by different threads. Nothing here waits, but [`Output::write`] and [`Output::wait`].
 
 mod file;
-mod listener;
 mod pty;
 mod socket;
 
@@ -17,8 +16,8 @@ use event_manager::{EventOps, EventSet, Events};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 
+pub use crate::host_socket::SocketError;
 use file::{FileOutput, Stdin};
-pub use listener::BindError;
 use pty::Pty;
 use socket::{Socket, SocketInput};
 
@@ -84,13 +83,8 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The socket cannot be made.
-    #[error("Cannot listen on {}", .path.display())]
-    Socket {
-        /// The socket.
-        path: PathBuf,
-        /// The cause.
-        source: BindError,
-    },
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The host gives no terminal.
     #[error("Cannot create a pseudo-terminal")]
     Pty(#[source] io::Error),
@@ -111,8 +105,7 @@ impl Target {
                 (Sink::File(FileOutput::new(file)), None)
             }
             Self::Socket(path) => {
-                let socket = Socket::bind(path).map_err(|source| OpenError::Socket { path: path.clone(), source })?;
-                let socket = Arc::new(socket);
+                let socket = Arc::new(Socket::bind(path)?);
                 (Sink::Socket(Arc::clone(&socket)), Some(Source::Socket(SocketInput::new(socket))))
             }
             Self::Pty => {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::{EventOps, EventSet, Events};
 
-use super::listener::{BindError, Listener};
+use crate::host_socket::{HostSocket, SocketError};
 
 /// Somebody connects.
 const LISTENER: u32 = 0;
@@ -17,7 +17,7 @@ const CLIENT: u32 = 1;
 /// The socket, shared by both directions.
 #[derive(Debug)]
 pub(super) struct Socket {
-    listener: Listener,
+    listener: HostSocket,
     client: Mutex<Option<Arc<UnixStream>>>,
 }
 
@@ -39,8 +39,8 @@ struct Client {
 }
 
 impl Socket {
-    pub(super) fn bind(path: &Path) -> Result<Self, BindError> {
-        Ok(Self { listener: Listener::bind(path)?, client: Mutex::default() })
+    pub(super) fn bind(path: &Path) -> Result<Self, SocketError> {
+        Ok(Self { listener: HostSocket::bind(path)?, client: Mutex::default() })
     }
 
     pub(super) fn client(&self) -> Option<Arc<UnixStream>> {
@@ -68,13 +68,13 @@ impl SocketInput {
     }
 
     pub(super) fn register(&self, data: u32, ops: &mut EventOps) -> Result<(), event_manager::Error> {
-        let listener = &self.socket.listener.socket;
+        let listener = self.socket.listener.listener();
         ops.add(Events::with_data(listener, data + LISTENER, EventSet::IN | EventSet::EDGE_TRIGGERED))
     }
 
     pub(super) fn event(&mut self, data: u32, number: u32, events: Events, ops: &mut EventOps) {
         if number == LISTENER {
-            while let Ok((stream, _)) = self.socket.listener.socket.accept() {
+            while let Ok(stream) = self.socket.listener.accept() {
                 // Who comes while another is there is turned away.
                 if !self.is_connected() {
                     self.admit(stream, data, ops);
@@ -92,9 +92,6 @@ impl SocketInput {
     fn admit(&mut self, stream: UnixStream, data: u32, ops: &mut EventOps) {
         let stream = Arc::new(stream);
         let events = Events::with_data(&*stream, data + CLIENT, EventSet::IN | EventSet::EDGE_TRIGGERED);
-        if let Err(error) = stream.set_nonblocking(true) {
-            return log::warn!("A client of a console's socket is turned away: {error}");
-        }
         if let Err(error) = ops.add(events) {
             return log::warn!("A client of a console's socket is turned away: {error}");
         }

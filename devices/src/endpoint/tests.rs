@@ -1,6 +1,5 @@
-use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps as _};
@@ -92,31 +91,6 @@ fn a_client_that_reads_nothing_is_waited_for_by_nobody() {
     drop(client);
     events.read();
     assert_eq!(output.try_write(b"x").unwrap(), 1);
-}
-
-#[test]
-fn a_stale_socket_is_replaced_and_nothing_else() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("socket");
-    let error = || Target::Socket(path.clone()).open("It").map(drop).unwrap_err();
-    let cause = |error: &OpenError| std::error::Error::source(error).unwrap().to_string();
-
-    let live = UnixListener::bind(&path).unwrap();
-    assert_eq!(cause(&error()), "Another process listens there; end it, or choose another path");
-    drop(live);
-    assert!(path.exists());
-    drop(socket(&path));
-    fs::write(&path, "precious").unwrap();
-    assert_eq!(cause(&error()), "There is a file of this name that is no socket");
-    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-
-    fs::remove_file(&path).unwrap();
-    let ours = socket(&path);
-    fs::remove_file(&path).unwrap();
-    let theirs = UnixListener::bind(&path).unwrap();
-    drop(ours);
-    assert!(path.exists(), "it is not ours to remove");
-    drop(theirs);
 }
 
 #[test]

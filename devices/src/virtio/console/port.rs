@@ -47,8 +47,8 @@ pub(super) struct Port {
 pub(super) enum Link {
     /// The monitor's console, which may be connected to nothing yet.
     Console { handle: ConsoleHandle, output: Option<Box<dyn ConsoleOutput>> },
-    /// An end of its own.
-    Endpoint(Endpoint),
+    /// An end of its own. Whether output was lost, and the user told.
+    Endpoint { endpoint: Endpoint, failed: bool },
 }
 
 impl Port {
@@ -77,7 +77,7 @@ impl Port {
             return Err(format!("The port `{name}` needs one of file, socket and pty").into());
         };
         let endpoint = target.open(&format!("Port `{name}`"))?;
-        Ok(Self::new(Some(name.to_owned()), Link::Endpoint(endpoint)))
+        Ok(Self::new(Some(name.to_owned()), Link::Endpoint { endpoint, failed: false }))
     }
 
     fn new(name: Option<String>, link: Link) -> Self {
@@ -194,7 +194,7 @@ impl Port {
     /// One of the other end's event sources is ready; `data` is that of its first one.
     pub(super) fn event(&mut self, data: u32, source: u32, events: Events, ops: &mut EventOps) {
         let connected = self.link.is_connected();
-        if let Link::Endpoint(Endpoint { input: Some(input), .. }) = &mut self.link {
+        if let Link::Endpoint { endpoint: Endpoint { input: Some(input), .. }, .. } = &mut self.link {
             input.event(data, source, events, ops);
         }
         if self.link.is_connected() != connected {
@@ -221,11 +221,14 @@ impl Link {
                 handle.set_used(true);
                 output.as_mut().map_or(bytes.len(), |output| output.offer(bytes))
             }
-            Self::Endpoint(endpoint) => match endpoint.output.try_write(bytes) {
+            Self::Endpoint { endpoint, failed } => match endpoint.output.try_write(bytes) {
                 Ok(count) => count,
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
                 Err(error) => {
-                    log::debug!("Output of a port is lost: {error}");
+                    // The guest can cause one with each byte.
+                    if !std::mem::replace(failed, true) {
+                        log::warn!("Output of a console's port is lost: {error}");
+                    }
                     bytes.len()
                 }
             },
@@ -235,14 +238,14 @@ impl Link {
     fn take(&mut self, bytes: &mut [u8]) -> usize {
         match self {
             Self::Console { handle, .. } => handle.take(bytes),
-            Self::Endpoint(endpoint) => endpoint.input.as_mut().map_or(0, |input| input.read(bytes)),
+            Self::Endpoint { endpoint, .. } => endpoint.input.as_mut().map_or(0, |input| input.read(bytes)),
         }
     }
 
     fn is_connected(&self) -> bool {
         match self {
             Self::Console { .. } => true,
-            Self::Endpoint(endpoint) => endpoint.input.as_ref().is_none_or(Input::is_connected),
+            Self::Endpoint { endpoint, .. } => endpoint.input.as_ref().is_none_or(Input::is_connected),
         }
     }
 }

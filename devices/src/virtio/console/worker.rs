@@ -174,7 +174,7 @@ impl Worker for ConsoleWorker {
         ops.add(Events::with_data(self.handle.wake(), WAKE, EventSet::IN))?;
         ops.add(Events::with_data(&self.retry, RETRY, EventSet::IN))?;
         for (number, port) in (0..).zip(&self.ports) {
-            if let Link::Endpoint(endpoint) = &port.link
+            if let Link::Endpoint { endpoint, .. } = &port.link
                 && let Some(input) = &endpoint.input
             {
                 input.register(PORTS + number * Input::DATA, ops)?;

@@ -6,7 +6,6 @@
 
 mod connection;
 mod packet;
-mod socket;
 mod worker;
 
 use std::path::Path;
@@ -15,8 +14,8 @@ use thiserror::Error;
 
 use super::interrupt::Interrupt;
 use super::{Opened, VirtioDevice, VirtioKind, Worker};
+use crate::host_socket::HostSocket;
 use crate::registry::{Key, Kind, Options, Value};
-use socket::HostSocket;
 use worker::VsockWorker;
 
 /// Device type (section 5).

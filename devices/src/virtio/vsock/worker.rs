@@ -11,8 +11,8 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent};
 
 use super::connection::{Connection, End, Greeting, Message, Ports};
 use super::packet::{HEADER, HOST_CID, Header, STREAM, op};
-use super::socket::HostSocket;
 use super::{QUEUES, RX, TX};
+use crate::host_socket::HostSocket;
 use crate::virtio::Worker;
 use crate::virtio::chain::{Buffers, Chain};
 use crate::virtio::queue::{Fault, Queues};

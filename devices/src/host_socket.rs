@@ -1,4 +1,5 @@
-//! The host's end: a unix socket where the host's programs come, and those beside it where the guest's connections go.
+//! The host's end of sockets and consoles: a unix socket where the host's programs come, and those beside it where a guest's
+//! connections go.
 
 use std::ffi::OsString;
 use std::io;
