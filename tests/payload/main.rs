@@ -18,3 +18,4 @@ mod net;
 mod report;
 mod virtio;
 mod virtio_console;
+mod vsock;
