@@ -131,6 +131,7 @@ fn open(options: &Options) -> Opened {
     Ok(Box::new(Blk::new(disk, choice, limits.collect::<io::Result<_>>()?)))
 }
 
+/// What the options say of the image and of where changes go.
 fn storage(path: &Path, options: &Options) -> Result<Box<dyn Storage>, Box<dyn Error + Send + Sync>> {
     let (ephemeral, direct) = (options.has("ephemeral"), options.has("direct"));
     let read_only = ephemeral || options.has("ro");
@@ -141,10 +142,8 @@ fn storage(path: &Path, options: &Options) -> Result<Box<dyn Storage>, Box<dyn E
     if !ephemeral {
         return Ok(image);
     }
-    let in_place = std::env::temp_dir();
-    let changes =
-        Ephemeral::new(image).map_err(|source| NoPlace { directory: in_place.display().to_string(), source })?;
-    Ok(Box::new(changes))
+    let directory = || std::env::temp_dir().display().to_string();
+    Ok(Box::new(Ephemeral::new(image).map_err(|source| NoPlace { directory: directory(), source })?))
 }
 
 /// Nowhere to keep what the guest writes.

@@ -1,5 +1,6 @@
 //! A disk against a driver, honest or not.
 
+mod hostile;
 mod images;
 
 use std::fs::{self, File};
