@@ -1,5 +1,7 @@
 //! What the fuzz targets check. Each target is for one parser, so that no run is spent on others' signatures.
 
+pub mod virtio;
+
 use carpel_arch::map::{Arch, Boot, KernelExtent};
 use carpel_vmm::loader::{Kernel, Source, Target, unpack};
 
