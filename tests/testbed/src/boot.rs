@@ -57,7 +57,7 @@ impl Files {
             .context("Writing random bytes")?;
         write_initrd(&scratch.path().join("guest.cpio"), &busybox, None)?;
         write_initrd(&scratch.path().join("big.cpio"), &busybox, Some(&blob))?;
-        virtio::write_files(scratch.path(), &busybox, &stock)?;
+        virtio::write_files(arch, scratch.path(), &busybox, &stock)?;
         bios::write_disk(&scratch.path().join("bios-disk"), &stock.image, &scratch.path().join("guest.cpio"))?;
         let vmlinux = stock.vmlinux()?;
         pack("gzip", &vmlinux, &scratch.path().join("vmlinux.gz"))?;

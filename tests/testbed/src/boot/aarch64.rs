@@ -39,7 +39,7 @@ impl Files {
         let scratch = tempfile::tempdir().context("Creating a directory for the initrd")?;
         let (busybox, stock) = (busybox(arch)?, StockKernel::obtain(arch)?);
         write_initrd(&scratch.path().join("guest.cpio"), &busybox, None)?;
-        virtio::write_files(scratch.path(), &busybox, &stock)?;
+        virtio::write_files(arch, scratch.path(), &busybox, &stock)?;
         Ok(Self {
             carpel: workspace::carpel(arch)?,
             stock: stock.image,

@@ -2,23 +2,28 @@
 //!
 //! A device is a [`Part`] in a file of its own, and a line in [`PARTS`].
 
+mod balloon;
 mod blk;
 mod console;
 mod net;
 mod rng;
+mod vsock;
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
 use super::{ended_with, step};
 use crate::arch::Architecture;
+use crate::compile::{compiler, run};
 use crate::guest;
 use crate::host::{Check, Output, Step};
 use crate::kernel::StockKernel;
+use crate::workspace;
 
 /// Every device.
-pub const PARTS: &[Part] = &[blk::PART, net::PART, rng::PART, console::PART];
+pub const PARTS: &[Part] = &[balloon::PART, blk::PART, net::PART, rng::PART, vsock::PART, console::PART];
 
 /// How a guest and its host use a device.
 pub struct Part {
@@ -67,17 +72,28 @@ guest_says() {
 "#;
 
 /// What the host needs beside carpel and the kernel.
-pub const FILES: [&str; 2] = [INITRD, blk::FILE_SYSTEM];
+pub const FILES: [&str; 3] = [INITRD, RELAY, blk::FILE_SYSTEM];
 const INITRD: &str = "virtio.cpio";
+const RELAY: &str = "relay";
 
-/// Writes [`FILES`] to a directory: the initrd of a guest that can do every part, and its disk.
-pub fn write_files(directory: &Path, busybox: &Path, kernel: &StockKernel) -> Result<()> {
+/// Writes [`FILES`] to a directory: the initrd of a guest that can do every part, the program for sockets that guest and host
+/// have, and the guest's disk.
+pub fn write_files(arch: &Architecture, directory: &Path, busybox: &Path, kernel: &StockKernel) -> Result<()> {
     blk::write_file_system(&directory.join(blk::FILE_SYSTEM))?;
-    write_initrd(&directory.join(INITRD), busybox, kernel)
+    let relay = directory.join(RELAY);
+    compile_relay(arch, &relay)?;
+    write_initrd(&directory.join(INITRD), busybox, kernel, &relay)
 }
 
-fn write_initrd(path: &Path, busybox: &Path, kernel: &StockKernel) -> Result<()> {
+fn compile_relay(arch: &Architecture, program: &Path) -> Result<()> {
+    let mut command = Command::new(compiler(arch.name, "gcc"));
+    command.args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o"]).arg(program);
+    run(command.arg(workspace::root().join("resources/guest/relay.c")))
+}
+
+fn write_initrd(path: &Path, busybox: &Path, kernel: &StockKernel, relay: &Path) -> Result<()> {
     let mut archive = guest::initrd(busybox);
+    archive.file("bin/relay", 0o755, relay);
     let modules: Vec<_> = ["virtio_mmio"].iter().chain(PARTS.iter().flat_map(|part| part.modules)).copied().collect();
     archive.modules(kernel.modules(&modules)?);
     for part in PARTS {
