@@ -11,6 +11,7 @@ mod vsock;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -21,6 +22,9 @@ use crate::guest;
 use crate::host::{Check, Output, Step};
 use crate::kernel::StockKernel;
 use crate::workspace;
+
+/// One guest may have to do every part, on a busy machine whose emulated host takes a minute for each.
+const LIMIT: Duration = Duration::from_mins(6);
 
 /// Every device.
 pub const PARTS: &[Part] = &[balloon::PART, blk::PART, net::PART, rng::PART, vsock::PART, console::PART];
@@ -138,5 +142,5 @@ fn guest_with(name: &str, arch: &'static Architecture, kernel: &str, machine: &s
         ended_with(output, 0)?;
         parts.iter().try_for_each(|part| (part.check)(output).with_context(|| format!("Device {}", part.name)))
     });
-    step(name, script, check)
+    Step { limit: LIMIT, ..step(name, script, check) }
 }
