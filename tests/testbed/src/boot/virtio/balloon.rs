@@ -26,7 +26,7 @@ sleep 14
 echo "guest: ballooned $(sed -n 's/^balloon_inflate //p' /proc/vmstat)"
 "#,
     meanwhile: r#"
-resident() { sed -n 's/^VmRSS: *\([0-9]*\) kB/\1/p' "/proc/$carpel/status"; }
+resident() { sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$carpel/status"; }
 guest_says 'guest: balloon used'
 used=$(resident)
 guest_says 'guest: balloon freed'
