@@ -16,7 +16,13 @@ pub const PART: Part = Part {
     modules: &["virtio_balloon"],
     arguments: "--device balloon,size=64M",
     // Linux reports free pages every 2 seconds, some of them each time.
+    // While the balloon still grows, its pages and the file's would lie mixed, and no large block would become free.
     guest: r#"
+tries=0
+until [ "$(sed -n 's/^balloon_inflate //p' /proc/vmstat)" -ge 16384 ] || [ $tries = 100 ]; do
+    tries=$((tries + 1))
+    sleep 0.2
+done
 dd if=/dev/zero of=/big bs=1M count=128 2>/dev/null
 echo "guest: balloon used"
 sleep 2
