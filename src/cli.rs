@@ -118,10 +118,10 @@ pub struct RunArgs {
     /// Add to the kernel command line (may repeat)
     #[arg(short, long, visible_alias = "cmdline", value_name = "TEXT")]
     pub append: Vec<String>,
-    /// Give the guest a disk: FILE[,ro][,id=X][,...], as `carpel devices` says of blk (may repeat)
+    /// Give the guest a disk: FILE, then keys of blk, as in FILE,ro,id=X; `carpel devices` lists them (may repeat)
     #[arg(long, value_name = "FILE")]
     pub disk: Vec<String>,
-    /// Give the guest a network interface: tap=NAME[,mac=..][,...], as `carpel devices` says of net (may repeat)
+    /// Give the guest a network interface: tap=NAME, then keys of net; `carpel devices` lists them (may repeat)
     #[arg(long, value_name = "KIND")]
     pub net: Vec<String>,
     /// Connect the guest's vsock to a unix socket: cid=N,uds=PATH, as `carpel devices` says of vsock

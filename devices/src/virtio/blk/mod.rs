@@ -1,7 +1,7 @@
 //! Block device (section 5.2): a file or block device of the host as the guest's disk.
 //!
-//! A [`storage::Storage`] holds the disk's bytes and knows nothing of virtio. A [`request`] is what a driver asks of it, checked. A
-//! [`worker`] takes requests from a queue, has an [`engine`] bring them before the host, and answers them.
+//! A `storage::Storage` holds the disk's bytes and knows nothing of virtio. A `request` is what a driver asks of it, checked. A
+//! `worker` takes requests from a queue, has an `engine` bring them before the host, and answers them.
 
 mod config;
 mod engine;
