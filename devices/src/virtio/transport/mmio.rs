@@ -44,8 +44,8 @@ const DRIVER_OK: u32 = VIRTIO_CONFIG_S_DRIVER_OK;
 const FAILED: u32 = VIRTIO_CONFIG_S_FAILED;
 const NEEDS_RESET: u32 = VIRTIO_CONFIG_S_NEEDS_RESET;
 
-/// The bits in the order in which a driver sets them (section 3.1.1).
-const STEPS: [u32; 4] = [ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK];
+/// The bits that each need the one before (section 3.1.1).
+const STEPS: [u32; 3] = [DRIVER, FEATURES_OK, DRIVER_OK];
 
 /// What every device offers: the queues' features are the same for all.
 const COMMON_FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
@@ -198,6 +198,8 @@ impl Mmio {
             self.registers.status |= FAILED;
             return;
         }
+        // That it was noticed means nothing to the device, and U-Boot 2023.01 does not say so again after a reset.
+        self.registers.status |= value & ACKNOWLEDGE;
         for step in STEPS {
             if self.registers.status & step != 0 {
                 continue;
