@@ -80,9 +80,7 @@ impl Files {
         steps.push(self.big_initrd());
         steps.extend(ending::steps());
         steps.extend(ways::steps());
-        if all {
-            steps.push(bios::boots_a_disk());
-        }
+        steps.push(bios::boots_a_disk());
         steps.extend(virtio::each(&X86_64, "bzImage"));
         steps.push(virtio::together(&X86_64, "vmlinux", "crosvm"));
         steps
