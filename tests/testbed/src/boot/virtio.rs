@@ -65,8 +65,14 @@ pub const NOTHING: Part = Part {
     check: |_| Ok(()),
 };
 
-/// What the host's scripts can call.
-const FUNCTIONS: &str = r#"
+/// A directory of the guest's own, for guests of one host leave files behind; and what the host's scripts can call.
+const PREPARE: &str = r#"
+rm -rf scratch
+mkdir scratch
+cd scratch
+for file in ../*; do
+    [ "$file" = ../scratch ] || ln -s "$file" .
+done
 guest_says() {
     while ! grep -q -- "$1" console; do
         kill -0 "$carpel" 2>/dev/null || return 1
@@ -123,7 +129,7 @@ fn guest_with(name: &str, arch: &'static Architecture, kernel: &str, machine: &s
     let of_all = |what: fn(&Part) -> &str| parts.iter().map(what).filter(|text| !text.is_empty()).collect::<Vec<_>>();
     let append = format!("{} parts={} finish=poweroff", arch.guest_append, of_all(|part| part.name).join(","));
     let script = format!(
-        "{FUNCTIONS}\n{before}\n\
+        "{PREPARE}\n{before}\n\
          ./carpel run -k {kernel} -i {INITRD} {machine} {arguments} -a '{append}' <{stdin} >console 2>&1 &\n\
          carpel=$!\n\
          {meanwhile}\n\
