@@ -17,8 +17,6 @@ use crate::say::Task;
 pub struct Names {
     /// `ID` in /etc/os-release.
     id: &'static str,
-    /// What must be installed: the emulator, and what builds a kernel.
-    tools: &'static [&'static str],
     /// The meta-package that names the stock kernel's current package, on amd64.
     kernel: &'static str,
     /// Prefix of the packages that hold the stock kernel's modules, where they are not in the kernel's own.
@@ -29,26 +27,29 @@ pub struct Names {
     pub busybox: &'static str,
 }
 
+/// What must be installed, under the same names everywhere: emulators, what builds a kernel, and what tests call.
+const TOOLS: &[&str] = &[
+    "qemu-system-x86",
+    "qemu-system-arm",
+    "gcc-aarch64-linux-gnu",
+    "libc6-dev-arm64-cross",
+    "device-tree-compiler",
+    "e2fsprogs",
+    "iproute2",
+    "make",
+    "flex",
+    "bison",
+    "bc",
+    "libc6-dev",
+    "libelf-dev",
+    "bzip2",
+    "xz-utils",
+    "zstd",
+];
+
 const DISTRIBUTIONS: [Names; 2] = [
     Names {
         id: "debian",
-        tools: &[
-            "qemu-system-x86",
-            "qemu-system-arm",
-            "gcc-aarch64-linux-gnu",
-            "libc6-dev-arm64-cross",
-            "device-tree-compiler",
-            "e2fsprogs",
-            "iproute2",
-            "make",
-            "flex",
-            "bison",
-            "bc",
-            "libc6-dev",
-            "libelf-dev",
-            "xz-utils",
-            "zstd",
-        ],
         kernel: "linux-image-cloud-amd64",
         modules: None,
         source: "linux-source",
@@ -56,24 +57,6 @@ const DISTRIBUTIONS: [Names; 2] = [
     },
     Names {
         id: "ubuntu",
-        tools: &[
-            "qemu-system-x86",
-            "qemu-system-arm",
-            "gcc-aarch64-linux-gnu",
-            "libc6-dev-arm64-cross",
-            "device-tree-compiler",
-            "e2fsprogs",
-            "iproute2",
-            "make",
-            "flex",
-            "bison",
-            "bc",
-            "libc6-dev",
-            "libelf-dev",
-            "bzip2",
-            "xz-utils",
-            "zstd",
-        ],
         kernel: "linux-image-virtual",
         modules: Some("linux-modules-"),
         source: "linux-source",
@@ -107,7 +90,9 @@ fn names_in(os_release: &str) -> Result<&'static Names> {
 /// Installs those of the distribution's tools that are missing: as root, or through sudo where it asks for no password.
 /// Otherwise the error is the command to type.
 pub fn install_tools() -> Result<()> {
-    let missing: Vec<_> = names()?.tools.iter().copied().filter(|name| !is_installed(name)).collect();
+    // A distribution that is not known may have none of them.
+    names()?;
+    let missing: Vec<_> = TOOLS.iter().copied().filter(|name| !is_installed(name)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -147,7 +132,7 @@ fn apt_get(args: &[&str]) -> Result<Command> {
     bail!(
         "Packages are missing, and this user may not install them. Run this, then try again:\n    \
          sudo apt-get update && sudo apt-get install --no-install-recommends {}",
-        names()?.tools.join(" ")
+        TOOLS.join(" ")
     )
 }
 
