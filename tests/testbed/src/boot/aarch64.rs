@@ -40,10 +40,12 @@ impl Files {
         let (busybox, stock) = (busybox(arch)?, StockKernel::obtain(arch)?);
         write_initrd(&scratch.path().join("guest.cpio"), &busybox, None)?;
         virtio::write_files(arch, scratch.path(), &busybox, &stock)?;
+        let firmware = || Firmware::obtain(scratch.path(), &stock.image, &scratch.path().join("guest.cpio"));
+        let firmware = runs_firmware(arch).then(firmware).transpose()?;
         Ok(Self {
             carpel: workspace::carpel(arch)?,
             stock: stock.image,
-            firmware: runs_firmware(arch).then(Firmware::obtain).transpose()?,
+            firmware,
             payloads: Payloads::obtain()?,
             scratch,
         })

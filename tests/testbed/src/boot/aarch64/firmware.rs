@@ -1,11 +1,14 @@
-//! The distribution's firmware, to its prompt, in the layout that it was built for.
+//! The distribution's firmware, to its prompt and to what a disk has for it, in the layout that it was built for.
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::super::{ended_with, step};
+use crate::command::run;
 use crate::host::{Host, Output, Step};
 use crate::packages::candidate;
 
@@ -30,20 +33,32 @@ cat shown
 exit $status
 "#;
 
-/// The images.
+/// Size of the disk: more than the stock kernel and an initrd, less than FAT16's limit.
+const DISK: u64 = 64 << 20;
+
+/// What edk2's shell is told to do with the disk.
+const BOOT_SCRIPT: &str = "linux.efi initrd=\\guest.cpio console=ttyAMA0 quiet panic=-1 finish=poweroff\n";
+
+/// The images, and a disk with a FAT volume that has a kernel and an initrd.
 pub struct Firmware {
     u_boot: PathBuf,
     edk2: PathBuf,
+    disk: PathBuf,
 }
 
 impl Firmware {
-    /// Gets them from the distribution's packages, which are the same on every architecture.
-    pub fn obtain() -> Result<Self> {
+    /// Gets the images from the distribution's packages, which are the same on every architecture, and makes the disk.
+    pub fn obtain(scratch: &Path, kernel: &Path, initrd: &Path) -> Result<Self> {
         let file = |package: &str, path: &str| {
             let file = candidate(package)?.unpacked()?.join(path);
             file.is_file().then_some(file).with_context(|| format!("The package {package} has no {path}"))
         };
+        let disk = scratch.join("fat.img");
+        let script = scratch.join("boot.nsh");
+        fs::write(&script, BOOT_SCRIPT).with_context(|| format!("Writing {}", script.display()))?;
+        write_disk(&disk, &[("linux.efi", kernel), ("guest.cpio", initrd), ("boot.nsh", &script)])?;
         Ok(Self {
+            disk,
             u_boot: file("u-boot-qemu", "usr/lib/u-boot/qemu_arm64/u-boot.bin")?,
             edk2: file("qemu-efi-aarch64", "usr/share/qemu-efi-aarch64/QEMU_EFI.fd")?,
         })
@@ -51,23 +66,38 @@ impl Firmware {
 
     /// Puts them into the host, under the names that the steps use.
     pub fn give(&self, host: &mut Host) {
-        host.file("u-boot.bin", &self.u_boot).file("QEMU_EFI.fd", &self.edk2);
+        host.file("u-boot.bin", &self.u_boot).file("QEMU_EFI.fd", &self.edk2).file("fat.img", &self.disk);
     }
 }
 
-/// Each to its prompt, where it is asked something and told to power off.
+/// Writes a disk that is one FAT volume with these files, without rights: mtools writes into the image.
+fn write_disk(disk: &Path, files: &[(&str, &Path)]) -> Result<()> {
+    File::create(disk).and_then(|file| file.set_len(DISK)).with_context(|| format!("Creating {}", disk.display()))?;
+    let tools = candidate("mtools")?.unpacked()?.join("usr/bin");
+    run(Command::new(tools.join("mformat")).arg("-i").arg(disk).arg("::"))?;
+    for (name, source) in files {
+        run(Command::new(tools.join("mcopy")).arg("-i").arg(disk).arg(source).arg(format!("::{name}")))?;
+    }
+    Ok(())
+}
+
+/// Each to its prompt, where it is told to look at the disk. U-Boot then powers off; edk2 starts the stock kernel, which does.
 pub fn steps() -> Vec<Step> {
     let u_boot = conversation(
-        "--firmware u-boot.bin --layout virt -m 256M",
-        &[("Hit any key", "\\n"), ("=> ", "version\\n"), ("Debian", "poweroff\\n")],
+        "--firmware u-boot.bin --layout virt -m 256M --disk fat.img",
+        &[("Hit any key", "\\n"), ("=> ", "version; virtio scan; dm tree; poweroff\\n")],
     );
     let edk2 = conversation(
-        "--firmware QEMU_EFI.fd --layout virt -m 256M -c 2",
-        &[("any other key", "x"), ("Shell>", "\\rver\\r"), ("UEFI v2", "reset -s\\r")],
+        "--firmware QEMU_EFI.fd --layout virt -m 512M -c 2 --disk fat.img",
+        &[("any other key", "x"), ("Shell>", "fs0:\\r"), ("FS0:.>", "boot\\r")],
     );
     vec![
-        talk("U-Boot: its prompt", u_boot, &["=> version", "gcc", "=> poweroff"]),
-        talk("edk2: its shell", edk2, &["UEFI Interactive Shell", "Shell> ver", "Shell> reset -s"]),
+        talk("U-Boot: its prompt, and a disk", u_boot, &["=> version", "virtio-blk#", "poweroff ..."]),
+        talk(
+            "edk2: its shell, and the stock kernel from a disk",
+            edk2,
+            &["UEFI Interactive Shell", "Shell> fs0:", "guest: cpus 2", "guest: up"],
+        ),
     ]
 }
 
