@@ -85,14 +85,18 @@ fn write_disk(disk: &Path, files: &[(&str, &Path)]) -> Result<()> {
 pub fn steps() -> Vec<Step> {
     let u_boot = conversation(
         "--firmware u-boot.bin --layout virt -m 256M --disk fat.img",
-        &[("Hit any key", "\\n"), ("=> ", "version; virtio scan; dm tree; poweroff\\n")],
+        &[("Hit any key", "\\n"), ("=> ", "version; virtio scan; virtio info; ls virtio 0; poweroff\\n")],
     );
     let edk2 = conversation(
         "--firmware QEMU_EFI.fd --layout virt -m 512M -c 2 --disk fat.img",
         &[("any other key", "x"), ("Shell>", "fs0:\\r"), ("FS0:.>", "boot\\r")],
     );
     vec![
-        talk("U-Boot: its prompt, and a disk", u_boot, &["=> version", "virtio-blk#", "poweroff ..."]),
+        talk(
+            "U-Boot: its prompt, and a disk",
+            u_boot,
+            &["=> version", "VirtIO Block Device", "linux.efi", "poweroff ..."],
+        ),
         talk(
             "edk2: its shell, and the stock kernel from a disk",
             edk2,
