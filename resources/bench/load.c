@@ -1,4 +1,4 @@
-/* Load on a device, seen from a program: requests to a disk, and a stream or round trips over TCP. It prints what it did as
+/* Load on a device, seen from a program: requests to a disk, and a stream or round trips over a socket. It prints what it did as
  *
  *     COUNT SECONDS
  *
@@ -17,8 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+
+/* After the system's own definition of an address. */
+#include <linux/vm_sockets.h>
 
 enum { THREADS_MAX = 64, CHUNK = 128 << 10 };
 
@@ -90,14 +94,42 @@ static void load_disk(char **arguments)
     report(total, begin);
 }
 
-static struct sockaddr_in address(const char *host, const char *port)
+/* Where a server is: `tcp:HOST:PORT`, `vsock:CID:PORT` or `unix:PATH`. */
+struct address {
+    union {
+        struct sockaddr any;
+        struct sockaddr_in tcp;
+        struct sockaddr_un local;
+        struct sockaddr_vm vsock;
+    };
+    socklen_t length;
+};
+
+static struct address address(const char *text)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
-    if (inet_pton(AF_INET, host, &address.sin_addr) != 1)
-        errx(1, "%s is no address", host);
+    struct address address = {0};
+    char host[16];
+    unsigned port;
+    if (!strncmp(text, "unix:", 5) && strlen(text + 5) < sizeof address.local.sun_path) {
+        address.local.sun_family = AF_UNIX;
+        strcpy(address.local.sun_path, text + 5);
+        address.length = sizeof address.local;
+    } else if (sscanf(text, "vsock:%15[0-9]:%u", host, &port) == 2) {
+        address.vsock.svm_family = AF_VSOCK;
+        address.vsock.svm_cid = (unsigned)strtoul(host, NULL, 10);
+        address.vsock.svm_port = port;
+        address.length = sizeof address.vsock;
+    } else if (sscanf(text, "tcp:%15[0-9.]:%u", host, &port) == 2 && inet_pton(AF_INET, host, &address.tcp.sin_addr) == 1) {
+        address.tcp.sin_family = AF_INET;
+        address.tcp.sin_port = htons((uint16_t)port);
+        address.length = sizeof address.tcp;
+    } else {
+        errx(1, "%s is no address", text);
+    }
     return address;
 }
 
+/* Sends what is written without waiting for more: where that is not TCP, there is nothing to tell. */
 static void at_once(int fd)
 {
     int yes = 1;
@@ -124,14 +156,14 @@ static void *serve_one(void *argument)
     return NULL;
 }
 
-/* serve PORT: takes a stream, gives one, or echoes, as the first byte of a connection says; until it is ended. */
+/* serve ADDRESS: takes a stream, gives one, or echoes, as the first byte of a connection says; until it is ended. */
 static void serve(char **arguments)
 {
-    int listener = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
-    struct sockaddr_in local = address("0.0.0.0", arguments[0]);
+    struct address local = address(arguments[0]);
+    int listener = socket(local.any.sa_family, SOCK_STREAM, 0), yes = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    if (bind(listener, (struct sockaddr *)&local, sizeof local) || listen(listener, 8))
-        err(1, "port %s", arguments[0]);
+    if (bind(listener, &local.any, local.length) || listen(listener, 8))
+        err(1, "%s", arguments[0]);
     for (;;) {
         int fd = accept(listener, NULL, NULL);
         pthread_t thread;
@@ -140,12 +172,12 @@ static void serve(char **arguments)
     }
 }
 
-/* in|out|echo HOST PORT SECONDS */
-static void load_tcp(char **arguments)
+/* in|out|echo ADDRESS SECONDS */
+static void load_stream(char **arguments)
 {
-    struct sockaddr_in remote = address(arguments[1], arguments[2]);
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(fd, (struct sockaddr *)&remote, sizeof remote))
+    struct address remote = address(arguments[1]);
+    int fd = socket(remote.any.sa_family, SOCK_STREAM, 0);
+    if (connect(fd, &remote.any, remote.length))
         err(1, "%s", arguments[1]);
     at_once(fd);
     /* The server's direction is the opposite of ours. */
@@ -153,7 +185,7 @@ static void load_tcp(char **arguments)
     static char buffer[CHUNK];
     if (write(fd, &mode, 1) != 1)
         err(1, "write");
-    double begin = now(), end = begin + strtod(arguments[3], NULL);
+    double begin = now(), end = begin + strtod(arguments[2], NULL);
     uint64_t total = 0;
     while (now() < end) {
         ssize_t count = 1;
@@ -177,9 +209,9 @@ int main(int count, char **arguments)
         load_disk(arguments + 2);
     else if (count == 3 && !strcmp(arguments[1], "serve"))
         serve(arguments + 2);
-    else if (count == 5)
-        load_tcp(arguments + 1);
+    else if (count == 4)
+        load_stream(arguments + 1);
     else
-        errx(2, "usage: load disk FILE read|write BLOCK THREADS SECONDS | serve PORT | in|out|echo HOST PORT SECONDS");
+        errx(2, "usage: load disk FILE read|write BLOCK THREADS SECONDS | serve ADDRESS | in|out|echo ADDRESS SECONDS");
     return 0;
 }

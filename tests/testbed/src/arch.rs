@@ -19,7 +19,7 @@ pub struct Architecture {
     pub append: &'static str,
     /// Kernel parameters of its guests.
     pub guest_append: &'static str,
-    /// Modules of the emulated host, as far as they are modules: those that make /dev/kvm and /dev/net/tun.
+    /// Modules of the emulated host, as far as they are modules: those that make /dev/kvm, /dev/net/tun and so on.
     pub modules: &'static [&'static str],
     /// CPU flags in /proc/cpuinfo of which one says that the CPU can run guests itself.
     pub kvm_flags: &'static [&'static str],
@@ -47,6 +47,7 @@ pub const X86_64: Architecture = Architecture {
 pub const X86_64_NESTED_PAGING: Architecture = Architecture {
     host: "x86_64-nested-paging",
     qemu: &["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "EPYC", "-smp", "2", "-m", "2000"],
+    modules: &["kvm_amd", "tun", "vhost_vsock"],
     ..X86_64
 };
 

@@ -20,7 +20,7 @@ use crate::say::heading;
 /// Guests of each monitor: two monitors make six, and a host boots ten at most.
 const ROUNDS: usize = 3;
 const LIMIT: Duration = Duration::from_mins(3);
-const MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_net"];
+const MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_net", "vmw_vsock_virtio_transport"];
 
 /// What is measured: a name, what its count is divided by for the table, the unit of that, and the guest's command.
 struct Load {
@@ -38,19 +38,24 @@ const LOADS: &[Load] = &[
     disk("write32", "disk: writes of 4 KiB, 32 at a time", "write 4096 32"),
     disk("large_read", "disk: reads of 1 MiB", "read 1048576 1"),
     disk("large_write", "disk: writes of 1 MiB", "write 1048576 1"),
-    Load { key: "in", name: "net: TCP to the guest", per: 1e6, unit: "MB/s", command: "load in 10.0.0.1 7 1.5" },
-    Load { key: "out", name: "net: TCP from the guest", per: 1e6, unit: "MB/s", command: "load out 10.0.0.1 7 1.5" },
-    Load {
-        key: "echo",
-        name: "net: TCP, a byte and back",
-        per: 1.0,
-        unit: "round trips/s",
-        command: "load echo 10.0.0.1 7 1.5",
-    },
+    stream("in", "net: TCP to the guest", "load in tcp:10.0.0.1:7 1.5"),
+    stream("out", "net: TCP from the guest", "load out tcp:10.0.0.1:7 1.5"),
+    echo("echo", "net: TCP, a byte and back", "load echo tcp:10.0.0.1:7 1.5"),
+    stream("vsock_in", "vsock: to the guest", "load in vsock:2:7 1.5"),
+    stream("vsock_out", "vsock: from the guest", "load out vsock:2:7 1.5"),
+    echo("vsock_echo", "vsock: a byte and back", "load echo vsock:2:7 1.5"),
 ];
 
 const fn disk(key: &'static str, name: &'static str, command: &'static str) -> Load {
     Load { key, name, per: 1.0, unit: "requests/s", command }
+}
+
+const fn stream(key: &'static str, name: &'static str, command: &'static str) -> Load {
+    Load { key, name, per: 1e6, unit: "MB/s", command }
+}
+
+const fn echo(key: &'static str, name: &'static str, command: &'static str) -> Load {
+    Load { key, name, per: 1.0, unit: "round trips/s", command }
 }
 
 /// What the guest is left for with nothing to do: between the marks it also starts a program and waits.
@@ -65,7 +70,10 @@ ip link show carpel0 >/dev/null 2>&1 || {
     ip addr add 10.0.0.1/24 dev carpel0
     ip link set carpel0 up
 }
-./load serve 7 </dev/null >/dev/null 2>&1 &
+rm -f /tmp/vsock /tmp/vsock_7
+for address in tcp:0.0.0.0:7 vsock:2:7 unix:/tmp/vsock_7; do
+    ./load serve $address </dev/null >/dev/null 2>&1 &
+done
 ";
 
 /// Counts the exits between the guest's marks. The guest waits at each.
@@ -88,13 +96,15 @@ wait $pid
 
 /// Each monitor's name in the table, and its command.
 fn monitors() -> [(&'static str, String); 2] {
-    let carpel =
-        "./carpel run -k bzImage -i load.cpio -m 256M -a 'quiet' --disk /tmp/disk --net tap=carpel0".to_owned();
+    let carpel = "./carpel run -k bzImage -i load.cpio -m 256M -a 'quiet' --disk /tmp/disk --net tap=carpel0 \
+                  --vsock cid=3,uds=/tmp/vsock"
+        .to_owned();
     let qemu = format!(
         "{QEMU} -M microvm,acpi=on,rtc=on -kernel bzImage -initrd load.cpio -append 'console=ttyS0 panic=-1 quiet' \
          -drive id=disk,if=none,file=/tmp/disk,format=raw,aio=io_uring -object iothread,id=io \
          -device virtio-blk-device,drive=disk,iothread=io \
-         -netdev tap,id=net,ifname=carpel0,script=no,downscript=no,vhost=off -device virtio-net-device,netdev=net"
+         -netdev tap,id=net,ifname=carpel0,script=no,downscript=no,vhost=off -device virtio-net-device,netdev=net \
+         -device vhost-vsock-device,guest-cid=3"
     );
     [("carpel", carpel), ("QEMU", qemu)]
 }
