@@ -10,14 +10,18 @@ use std::time::{Duration, Instant};
 
 use carpel_devices::bus::BusDevice as _;
 use carpel_devices::interrupt::IrqLine;
-use carpel_devices::virtio;
+use carpel_devices::virtio::VirtioDevice;
 use carpel_devices::virtio::lane::LaneThreads;
 use carpel_devices::virtio::transport::mmio::Mmio;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 mod devices;
+mod net;
 #[cfg(test)]
 mod seeds;
+
+use devices::Target;
+use net::Host;
 
 /// Guest memory: its size in bytes, and where there is as much again, behind a gap.
 const MEMORY: usize = 128 << 10;
@@ -32,6 +36,9 @@ const BUFFERS: u64 = 0x600;
 const STEPS: usize = 256;
 /// How long a device may take to answer before the driver goes on.
 const SETTLE: Duration = Duration::from_micros(200);
+
+/// The network's steps with this byte and those above make it go away.
+const HANGS_UP: u8 = 0xF8;
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -77,8 +84,8 @@ pub struct Seen {
 /// Does what the input says to the device of a target. It must not panic or hang, it must work after a reset, and
 /// nothing may write to memory once it is reset.
 pub fn drive(target: &str, input: &[u8]) -> Seen {
-    let (device, driver) = devices::of(target);
-    let mut guest = Guest::new(&device);
+    let Target { device, driver, host } = devices::open(target);
+    let mut guest = Guest::new(device, host);
     let mut input = Input(input);
     for _ in 0..STEPS {
         if guest.step(driver, &mut input).is_none() {
@@ -111,6 +118,7 @@ struct Guest {
     mmio: Mmio,
     memory: Arc<GuestMemoryMmap>,
     queues: Vec<Ring>,
+    host: Option<Host>,
     seen: Seen,
     /// Ends after `mmio`, so that no request waits.
     lanes: LaneThreads,
@@ -124,13 +132,7 @@ struct Ring {
 }
 
 impl Guest {
-    fn new(device: &[String]) -> Self {
-        let kind = virtio::kind(device[0].split(',').next().unwrap_or_default()).expect("There is such a device");
-        let mut options = kind.kind.parse(&device[0]).expect("The options are right");
-        for more in &device[1..] {
-            options.join(kind.kind.parse(more).expect("The options are right"));
-        }
-        let device = (kind.open)(&options).expect("The host has what the device needs");
+    fn new(device: Box<dyn VirtioDevice>, host: Option<Host>) -> Self {
         let ranges = [(GuestAddress(0), MEMORY), (GuestAddress(HIGH_MEMORY), MEMORY)];
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
         let (mmio, lanes) = Mmio::new(device, Arc::clone(&memory), IrqLine::new().unwrap()).unwrap();
@@ -138,12 +140,16 @@ impl Guest {
         for lane in lanes {
             threads.start("lane".into(), lane).unwrap();
         }
-        Self { mmio, memory, queues: Vec::new(), seen: Seen::default(), lanes: threads }
+        Self { mmio, memory, queues: Vec::new(), host, seen: Seen::default(), lanes: threads }
     }
 
     /// Takes a step; none if the input has no more.
     fn step(&mut self, driver: Driver, input: &mut Input) -> Option<()> {
-        let steps = if driver == Driver::Raw { 5 } else { 9 };
+        let steps = match (driver, &self.host) {
+            (Driver::Raw, _) => 5,
+            (Driver::Helped, None) => 9,
+            (Driver::Helped, Some(_)) => 10,
+        };
         match input.byte()? % steps {
             0 => {
                 let (offset, value) = (input.byte()?, input.number(4)?);
@@ -177,10 +183,14 @@ impl Guest {
                 let (queue, head) = (input.byte()?, input.byte()?);
                 self.publish(queue.into(), head.into());
             }
-            _ => {
+            8 => {
                 let (queue, readable, writable) = (input.byte()?, input.byte()?, input.byte()?);
                 let bytes = input.take(readable.into())?;
                 self.request(queue.into(), bytes, writable.into());
+            }
+            _ => {
+                let (queue, header, length) = (input.byte()?, input.take(12)?, input.number(2)?);
+                self.network(queue, header, length as usize);
             }
         }
         Some(())
@@ -290,6 +300,15 @@ impl Guest {
         }
     }
 
+    /// The network sends a frame, or goes away.
+    fn network(&self, queue: u8, header: &[u8], length: usize) {
+        match &self.host {
+            Some(host) if queue < HANGS_UP => host.send(queue.into(), header, length),
+            Some(host) => host.hang_up(queue.into()),
+            None => (),
+        }
+    }
+
     /// Gives the device time for an answer, and takes note of its interrupt.
     fn settle(&mut self) {
         let started = Instant::now();
@@ -298,6 +317,9 @@ impl Guest {
         }
         let status = self.read(r::INTERRUPT_STATUS);
         self.write(r::INTERRUPT_ACK, status);
+        if let Some(host) = &mut self.host {
+            host.receive();
+        }
     }
 
     fn contents(&self) -> Vec<u8> {

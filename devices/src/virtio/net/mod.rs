@@ -30,12 +30,14 @@ use super::rate::RateLimiter;
 use super::{Opened, VirtioDevice, VirtioKind, Worker, read_bytes};
 use crate::registry::Options;
 use control::ControlWorker;
-use link::Link;
-use options::{KIND_OPTIONS, NetOptions};
+use options::KIND_OPTIONS;
 use pair::{PairWorker, Role};
 use receive::Receiver;
 use tap::{Interface, Tap};
 use transmit::Transmitter;
+
+pub use link::Link;
+pub use options::NetOptions;
 
 /// The network device for `--device`.
 pub static KIND: VirtioKind = VirtioKind { kind: KIND_OPTIONS, open };
@@ -89,7 +91,7 @@ fn open(options: &Options) -> Opened {
 }
 
 /// A network device with its links to the host, one for each queue pair.
-struct Net {
+pub struct Net {
     name: String,
     mac: [u8; 6],
     mtu: u16,
@@ -100,7 +102,8 @@ struct Net {
 }
 
 impl Net {
-    fn new(options: NetOptions, mtu: u16, links: Vec<Arc<dyn Link>>) -> io::Result<Self> {
+    /// Connects a device to these links, by which packets of up to `mtu` bytes pass. What the options say of a tap does not matter here.
+    pub fn new(options: NetOptions, mtu: u16, links: Vec<Arc<dyn Link>>) -> io::Result<Self> {
         let share = |rate: Option<u64>| rate.map(|rate| (rate / links.len() as u64).max(1));
         let limiters = || Ok((RateLimiter::new(share(options.rx_rate))?, RateLimiter::new(share(options.tx_rate))?));
         let limiters = links.iter().map(|_| limiters()).collect::<io::Result<_>>()?;

@@ -4,7 +4,11 @@ use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::sync::LazyLock;
 
+use carpel_devices::registry::Options;
+use carpel_devices::virtio::{self, VirtioDevice};
+
 use super::Driver;
+use super::net::{self, Host};
 
 /// A disk without a name, of 64 KiB.
 static DISK: LazyLock<File> = LazyLock::new(|| {
@@ -13,15 +17,25 @@ static DISK: LazyLock<File> = LazyLock::new(|| {
     disk
 });
 
-/// What is said to `--device` for a target, and which driver the device gets.
-pub(crate) fn of(target: &str) -> (Vec<String>, Driver) {
-    let helped = |texts: &[&str]| (texts.iter().map(|&text| text.to_owned()).collect(), Driver::Helped);
+/// A device, the driver that it gets, and the network behind it, if it has one.
+pub(super) struct Target {
+    pub device: Box<dyn VirtioDevice>,
+    pub driver: Driver,
+    pub host: Option<Host>,
+}
+
+pub(super) fn open(target: &str) -> Target {
+    let helped = |texts: &[&str]| Target { device: device(texts), driver: Driver::Helped, host: None };
     match target {
         // The device with the most queues.
-        "transport" => (of("console").0, Driver::Raw),
+        "transport" => Target { driver: Driver::Raw, ..open("console") },
         "balloon" => helped(&["balloon,size=64K"]),
         "blk" => helped(&[&format!("blk,path=/proc/self/fd/{}", DISK.as_raw_fd())]),
         "console" => helped(&["console", "console,name=log,file=/dev/null"]),
+        "net" => {
+            let (device, host) = net::open(&options(&["net,tap=none,queues=2,rx-rate=8M,tx-rate=8M"]));
+            Target { device, driver: Driver::Helped, host: Some(host) }
+        }
         "rng" => helped(&["rng"]),
         "vsock" => {
             let socket = std::env::temp_dir().join(format!("carpel-fuzz-{}", std::process::id()));
@@ -29,4 +43,20 @@ pub(crate) fn of(target: &str) -> (Vec<String>, Driver) {
         }
         _ => panic!("There is no target {target}"),
     }
+}
+
+/// What these texts for `--device` make.
+fn device(texts: &[&str]) -> Box<dyn VirtioDevice> {
+    (kind(texts).open)(&options(texts)).expect("The host has what the device needs")
+}
+
+fn options(texts: &[&str]) -> Options {
+    let mut all = texts.iter().map(|text| kind(texts).kind.parse(text).expect("The options are right"));
+    let mut options = all.next().expect("There is a text");
+    all.for_each(|more| options.join(more));
+    options
+}
+
+fn kind(texts: &[&str]) -> &'static virtio::VirtioKind {
+    virtio::kind(texts[0].split(',').next().unwrap_or_default()).expect("There is such a device")
 }

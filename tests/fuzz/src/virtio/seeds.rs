@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::{env, fs};
 
-use super::{drive, r};
+use super::{HANGS_UP, drive, r};
 
 /// Steps, as the input that stands for them.
 #[derive(Default)]
@@ -31,6 +31,22 @@ impl Script {
 
     fn start(mut self) -> Self {
         self.0.extend([5, 0, 5]);
+        self
+    }
+
+    /// Room for a frame at this address, as a chain of one.
+    fn room(mut self, queue: u8, head: u8, address: u32, length: u32) -> Self {
+        self.0.extend([6, queue, head]);
+        self.0.extend(&address.to_le_bytes()[..3]);
+        self.0.extend(length.to_le_bytes());
+        self.0.extend([2, 0, 7, queue, head]);
+        self
+    }
+
+    fn network(mut self, queue: u8, header: [u8; 12], length: u16) -> Self {
+        self.0.extend([9, queue]);
+        self.0.extend(header);
+        self.0.extend(length.to_le_bytes());
         self
     }
 
@@ -84,6 +100,31 @@ fn balloon() -> Script {
     Script::default().start().request(0, &pages, 0).request(1, &pages, 0)
 }
 
+/// Frames both ways by both queue pairs, with and without checksums and segments left to do, in one buffer and in several.
+fn net() -> Script {
+    let plain = [0; 12];
+    let checksum = [1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0];
+    let segments = [1, 1, 54, 0, 100, 0, 34, 0, 16, 0, 0, 0];
+    let sent = |header: [u8; 12]| [&header[..], &[0x55; 120]].concat();
+    let mut script = Script::default().start().request(4, &[4, 0, 2, 0], 1);
+    for pair in [0, 1] {
+        for header in [plain, checksum, segments] {
+            script =
+                script.network(pair, header, 120).request(2 * pair, b"", 255).request(2 * pair + 1, &sent(header), 0);
+        }
+    }
+    let [first, second, third] = [0x10_0000, 0x10_1000, 0x10_2000];
+    script = script.network(0, segments, 4000).room(0, 1, first, 1526).room(0, 2, second, 1526).room(0, 3, third, 1526);
+    // Too long for its buffer, and one that fits.
+    script
+        .settle()
+        .network(1, plain, 300)
+        .network(1, plain, 60)
+        .request(2, b"", 128)
+        .network(HANGS_UP, plain, 0)
+        .settle()
+}
+
 fn vsock() -> Script {
     // From port 1024 of the guest to port 7 of the host, where nobody listens: requests, data, the end (section 5.10.6).
     let packet = |operation: u8, data: &[u8]| {
@@ -109,6 +150,7 @@ fn seeds_reach_what_they_are_for() {
         ("balloon", balloon(), 2),
         ("blk", blk(), 3),
         ("console", console(), 8),
+        ("net", net(), 14),
         ("rng", rng(), 3),
         ("vsock", vsock(), 6),
     ];
