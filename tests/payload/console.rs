@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Seek as _, Write};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::guest::{MACHINES, Running, command, finish, run, wait};
 
 /// Bytes that are too many to be kept anywhere.
-pub const TOTAL_INPUT: u64 = 1 << 30;
+const TOTAL_INPUT: u64 = 1 << 30;
 
 /// How terminals of these tests look.
 const SIZE: Winsize = Winsize { ws_row: 25, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
@@ -50,15 +50,7 @@ fn input_longer_than_any_buffer_arrives_whole() {
 
 #[test]
 fn a_guest_that_reads_nothing_does_not_fill_memory() {
-    let mut guest = Running::start(command("end", &["-a", "how=idle", "--timeout", "4s"]).stdin(Stdio::piped()));
-    guest.wait_for("ending\n");
-    let before = resident(guest.pid());
-    let writer = flood(guest.take_input());
-    thread::sleep(Duration::from_secs(2));
-    let grown = resident(guest.pid()).saturating_sub(before);
-    guest.finish().expect_status(124);
-    let written = writer.join().unwrap();
-    assert!(grown <= 1 << 20, "{grown} bytes more after {written} of input");
+    check_flood(&mut command("end", &["-a", "how=idle"]), "ending\n");
 }
 
 #[test]
@@ -133,8 +125,22 @@ fn check_terminal(status: i32, timeout: &str, end: fn(&mut Running)) {
     assert!(after.output_flags.contains(OutputFlags::OPOST), "{status}: {after:?}");
 }
 
+/// Starts a guest that prints a text when it is ready and then reads nothing, and gives it more input than could be kept.
+#[track_caller]
+pub fn check_flood(command: &mut Command, ready: &str) {
+    let mut guest = Running::start(command.args(["--timeout", "4s"]).stdin(Stdio::piped()));
+    guest.wait_for(ready);
+    let before = resident(guest.pid());
+    let writer = flood(guest.take_input());
+    thread::sleep(Duration::from_secs(2));
+    let grown = resident(guest.pid()).saturating_sub(before);
+    guest.finish().expect_status(124);
+    let written = writer.join().unwrap();
+    assert!(grown <= 1 << 20, "{grown} bytes more after {written} of input");
+}
+
 /// Writes as much as a guest may be given, or until its monitor ends; the thread returns how much it was.
-pub fn flood(mut input: Box<dyn Write + Send>) -> JoinHandle<u64> {
+fn flood(mut input: Box<dyn Write + Send>) -> JoinHandle<u64> {
     thread::spawn(move || {
         let (block, mut written) = (vec![b'x'; 1 << 16], 0);
         while written < TOTAL_INPUT && input.write_all(&block).is_ok() {
@@ -145,7 +151,7 @@ pub fn flood(mut input: Box<dyn Write + Send>) -> JoinHandle<u64> {
 }
 
 /// Bytes of a process in memory.
-pub fn resident(pid: u32) -> u64 {
+fn resident(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("carpel runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux counts resident memory");
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024

@@ -53,14 +53,25 @@ impl Outcome {
     }
 }
 
-/// A `carpel run` that goes on.
+/// A `carpel run` that goes on, at most as long as this is kept.
 pub struct Running {
-    child: Child,
+    child: Owned,
     input: Option<Box<dyn Write + Send>>,
     stdout: Arc<Mutex<Vec<u8>>>,
     stderr: Arc<Mutex<Vec<u8>>>,
     readers: [JoinHandle<String>; 2],
     started: Instant,
+}
+
+/// A process that ends with its owner, so that a test that fails leaves no guest behind.
+struct Owned(Child);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // Fails only where it has ended, and been waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// `carpel run` with a payload as the kernel, as a command to add to.
@@ -117,11 +128,11 @@ impl Running {
         let shared = (Arc::clone(&stdout), Arc::clone(&stderr));
         let readers =
             [thread::spawn(move || collect(output, &shared.0)), thread::spawn(move || collect(errors, &shared.1))];
-        Self { child, input, stdout, stderr, readers, started }
+        Self { child: Owned(child), input, stdout, stderr, readers, started }
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.0.id()
     }
 
     /// Waits until the guest's output contains a text.
@@ -143,7 +154,7 @@ impl Running {
             if output.contains(text) {
                 return output;
             }
-            let ended = self.child.try_wait().unwrap().is_some();
+            let ended = self.child.0.try_wait().unwrap().is_some();
             assert!(!ended && self.started.elapsed() < LIMIT, "{text:?} did not come, but {output:?}");
             thread::sleep(POLL);
         }
@@ -167,7 +178,7 @@ impl Running {
 
     /// Waits for the end, and fails the test if it does not come.
     pub fn finish(mut self) -> Outcome {
-        let status = wait(&mut self.child, self.started);
+        let status = wait(&mut self.child.0, self.started);
         let elapsed = self.started.elapsed();
         let [stdout, stderr] = self.readers.map(|reader| reader.join().unwrap());
         Outcome { status, stdout, stderr, elapsed }
@@ -197,4 +208,14 @@ fn collect(mut from: impl Read, into: &Mutex<Vec<u8>>) -> String {
         into.lock().unwrap().extend_from_slice(&buffer[..count]);
     }
     String::from_utf8_lossy(&into.lock().unwrap()).into_owned()
+}
+
+#[test]
+fn a_guest_ends_with_the_test_that_started_it() {
+    let mut guest = Running::start(command("end", &["-a", "how=idle"]).stdin(Stdio::null()));
+    guest.wait_for("ending\n");
+    let pid = Pid::from_raw(guest.pid().cast_signed());
+    kill(pid, None).expect("carpel runs");
+    drop(guest);
+    assert!(kill(pid, None).is_err());
 }
