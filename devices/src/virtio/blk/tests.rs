@@ -2,6 +2,7 @@
 
 mod hostile;
 mod images;
+mod soak;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -246,8 +247,11 @@ fn a_reset_amid_requests_leaves_memory_and_disk_alone() {
     check_resets(Machine::new(",engine=threads"));
 }
 
+/// As many in all as made another monitor write to a disk after a reset, half with each engine.
+const RESETS: u32 = 5000;
+
 fn check_resets(mut machine: Machine) {
-    for round in 0..2000_u32 {
+    for round in 0..RESETS {
         // Every other request writes its round to its sector, the others read.
         for head in 0..5_u16 {
             let header = HEADER + 0x100 * u64::from(head);

@@ -42,7 +42,7 @@ fn a_forged_qcow2_header_is_data() {
 }
 
 /// Makes a qcow2 image of so many bytes, by the name of its backing file and that one's format.
-fn create_qcow2(path: &Path, size: u64, backing: Option<(&str, &str)>) {
+pub(super) fn create_qcow2(path: &Path, size: u64, backing: Option<(&str, &str)>) {
     let file = imago::file::File::create_open(StorageCreateOptions::new().filename(path)).unwrap();
     let mut builder = Qcow2::<imago::file::File>::create_builder(file).size(size);
     if let Some((name, format)) = backing {
