@@ -72,6 +72,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
         bail!("Running a COMMAND in the guest is not built yet");
     }
     let config = config::run(args)?;
+    virtio::check(&config)?;
     let limits = config::limits(args);
     let target = config::console(&args.console)?;
     let files = Files::open(&config)?;

@@ -57,6 +57,33 @@ fn wrong_arguments_are_told_with_their_values() {
     }
 }
 
+/// Devices that no host can make.
+const IMPOSSIBLE: &[&str] = &[
+    "net,nonsense=1",
+    "net,mtu=1500",
+    "net,tap=a/b",
+    "net,tap=tap0,mac=01:00:00:00:00:00",
+    "net,tap=tap0,queues=17",
+    "blk",
+    "blk,path=disk.img,queues=17",
+    "blk,path=disk.img,id=longer-than-20-bytes-are",
+    "blk,path=disk.img,ephemeral,engine=uring",
+    "vsock",
+    "vsock,uds=vm.sock,cid=2",
+    "console,name=log",
+    "console,name=.,pty",
+    "balloon,size=99999T",
+];
+
+#[test]
+fn a_dry_run_tells_of_a_wrong_device_as_a_run_does() {
+    for device in IMPOSSIBLE {
+        let line = refusal(&mut hello(&["--device", device]), 2);
+        expect_parts(&line, &[&format!("`{device}`")]);
+        assert_eq!(refusal(&mut hello(&["--dry-run", "--device", device]), 2), line);
+    }
+}
+
 #[test]
 fn with_a_command_wrong_arguments_give_125() {
     for (args, _) in WRONG.iter().filter(|(args, _)| args.len() == 2) {

@@ -66,13 +66,22 @@ pub fn words(windows: &[Window]) -> Vec<String> {
     windows.iter().map(word).collect()
 }
 
+/// Finds the devices of a configuration that no host can make.
+pub fn check(config: &Config) -> Result<(), OpenError> {
+    each(config, |device| (device.kind.check)(&device.options))
+}
+
 /// Makes the devices of a configuration, with all that they need of the host.
 pub fn open(config: &Config) -> Result<Vec<Box<dyn VirtioDevice>>, OpenError> {
-    let open = |device: &VirtioConfig| {
-        let error = |source| OpenError { device: device.options.text().to_owned(), source };
-        (device.kind.open)(&device.options).map_err(error)
-    };
-    config.virtio.iter().map(open).collect()
+    each(config, |device| (device.kind.open)(&device.options))
+}
+
+fn each<T, C: FromIterator<T>>(
+    config: &Config,
+    call: impl Fn(&VirtioConfig) -> Result<T, Box<dyn Error + Send + Sync>>,
+) -> Result<C, OpenError> {
+    let error = |device: &VirtioConfig, source| OpenError { device: device.options.text().to_owned(), source };
+    config.virtio.iter().map(|device| call(device).map_err(|source| error(device, source))).collect()
 }
 
 /// What the devices need of the machine from now on.

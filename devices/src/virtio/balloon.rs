@@ -72,6 +72,7 @@ pub static KIND: VirtioKind = VirtioKind {
         example: "--device balloon,size=256M",
         standard: true,
     },
+    check: |options| Ok(pages(options).map(drop)?),
     open,
 };
 
@@ -83,9 +84,14 @@ struct TooLarge {
     max: u64,
 }
 
-fn open(options: &Options) -> Opened {
+/// Pages that it shall have.
+fn pages(options: &Options) -> Result<u32, TooLarge> {
     let size = options.size("size").unwrap_or(0);
-    let pages = u32::try_from(size / PAGE).map_err(|_| TooLarge { size, max: u64::from(u32::MAX) * PAGE })?;
+    u32::try_from(size / PAGE).map_err(|_| TooLarge { size, max: u64::from(u32::MAX) * PAGE })
+}
+
+fn open(options: &Options) -> Opened {
+    let pages = pages(options)?;
     let mut features = 1 << PAGE_REPORTING | 1 << PAGE_POISON;
     if options.get("oom") != Some("keep") {
         features |= 1 << DEFLATE_ON_OOM;

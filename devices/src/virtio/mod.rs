@@ -44,9 +44,14 @@ use queue::{Fault, Queues};
 pub struct VirtioKind {
     /// Its name, keys and help.
     pub kind: Kind,
+    /// Whether these options can be had, as far as they tell by themselves.
+    pub check: fn(&Options) -> Checked,
     /// Makes one, with all that it needs of the host.
     pub open: fn(&Options) -> Opened,
 }
+
+/// Nothing, or why there can be no such device.
+pub type Checked = Result<(), Box<dyn Error + Send + Sync>>;
 
 /// A new device, or why there is none.
 pub type Opened = Result<Box<dyn VirtioDevice>, Box<dyn Error + Send + Sync>>;

@@ -36,6 +36,7 @@ pub static KIND: VirtioKind = VirtioKind {
         example: "--device rng,rate=64K",
         standard: true,
     },
+    check: |_| Ok(()),
     open,
 };
 

@@ -109,21 +109,34 @@ pub static KIND: VirtioKind = VirtioKind {
         example: "--device blk,path=disk.img,ro,id=data",
         standard: false,
     },
+    check: |options| settings(options).map(drop),
     open,
 };
 
-fn open(options: &Options) -> Opened {
+/// What is said of a disk and may be wrong whatever the host has.
+struct Settings<'a> {
+    path: &'a Path,
+    id: [u8; ID_BYTES],
+    queues: u64,
+}
+
+fn settings(options: &Options) -> Result<Settings<'_>, Box<dyn Error + Send + Sync>> {
     let path = Path::new(options.get("path").ok_or("A disk needs an image: `path=FILE`")?);
-    let read_only = options.has("ro");
     let id = serial_number(options.get("id").unwrap_or_default())?;
     let queues = options.size("queues").unwrap_or(1);
     if queues > MOST_QUEUES {
         return Err(format!("A disk has up to {MOST_QUEUES} queues, not {queues}").into());
     }
-    let disk = Disk::new(path.display().to_string(), storage(path, options)?, read_only, id);
-    if options.get("engine") == Some("uring") && disk.storage.raw().is_none() {
+    let in_place = options.get("format") != Some("qcow2") && !options.has("ephemeral");
+    if options.get("engine") == Some("uring") && !in_place {
         return Err("`engine=uring` is for raw images that are written to in place".into());
     }
+    Ok(Settings { path, id, queues })
+}
+
+fn open(options: &Options) -> Opened {
+    let Settings { path, id, queues } = settings(options)?;
+    let disk = Disk::new(path.display().to_string(), storage(path, options)?, options.has("ro"), id);
     let choice = if options.get("engine") == Some("threads") { Choice::Threads } else { Choice::Any };
     // No queue knows what the others do.
     let share = |key| RateLimiter::new(options.size(key).map(|all| (all / queues).max(1)));

@@ -10,9 +10,12 @@ mod port;
 mod tests;
 mod worker;
 
+use std::error::Error;
+
 use super::interrupt::Interrupt;
 use super::{Opened, VirtioDevice, VirtioKind, Worker, read_bytes};
 use crate::console::ConsoleOutput;
+use crate::endpoint::Target;
 use crate::registry::{Key, Kind, OFF, Options, Value};
 pub use handle::{ConsoleHandle, Size};
 use port::Port;
@@ -67,28 +70,34 @@ pub static KIND: VirtioKind = VirtioKind {
         example: "--device console,name=log,file=log.txt",
         standard: true,
     },
+    check: |options| ports(options).map(drop),
     open,
 };
 
+/// Names of the ports beside the console, and what they are connected to.
+fn ports(options: &Options) -> Result<Vec<(&str, Target)>, Box<dyn Error + Send + Sync>> {
+    let mut ports: Vec<(&str, Target)> = Vec::new();
+    for line in options.lines().filter(|line| !line.is_plain()) {
+        let (name, target) = port::settings(line)?;
+        if ports.iter().any(|(other, _)| *other == name) {
+            return Err(format!("Two ports have the name `{name}`").into());
+        }
+        ports.push((name, target));
+    }
+    let (room, count) = (PORTS_MAX - 1, ports.len());
+    if count > room {
+        return Err(format!("There is room for {room} ports beside the console, not for {count}").into());
+    }
+    Ok(ports)
+}
+
 fn open(options: &Options) -> Opened {
     let handle = ConsoleHandle::new()?;
-    let mut ports = vec![Port::console(handle.clone())];
-    for line in options.lines().filter(|line| !line.is_plain()) {
-        let port = Port::open(line)?;
-        if ports.iter().any(|other| other.name() == port.name()) {
-            return Err(format!("Two ports have the name `{}`", port.name().unwrap_or_default()).into());
-        }
-        ports.push(port);
+    let mut all = vec![Port::console(handle.clone())];
+    for (name, target) in ports(options)? {
+        all.push(Port::open(name, &target)?);
     }
-    if ports.len() > PORTS_MAX {
-        return Err(format!(
-            "There is room for {} ports beside the console, not for {}",
-            PORTS_MAX - 1,
-            ports.len() - 1
-        )
-        .into());
-    }
-    Ok(Box::new(Console { count: ports.len(), worker: Some(ConsoleWorker::new(ports, handle.clone())?), handle }))
+    Ok(Box::new(Console { count: all.len(), worker: Some(ConsoleWorker::new(all, handle.clone())?), handle }))
 }
 
 struct Console {

@@ -9,7 +9,7 @@ use event_manager::{EventOps, Events};
 use super::control::{self, Note};
 use super::handle::ConsoleHandle;
 use crate::console::ConsoleOutput;
-use crate::endpoint::{Endpoint, Input, Target};
+use crate::endpoint::{Endpoint, Input, OpenError, Target};
 use crate::registry::Options;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Fault, VirtQueue};
@@ -51,41 +51,40 @@ pub(super) enum Link {
     Endpoint { endpoint: Endpoint, failed: bool },
 }
 
+/// The name of the port that the options describe, and what it is connected to.
+pub(super) fn settings(options: &Options) -> Result<(&str, Target), Box<dyn Error + Send + Sync>> {
+    let name = options.get("name").ok_or("A port needs a name, and what it is connected to")?;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if name.len() > NAME_MAX || !name.bytes().all(fits) || name.starts_with('.') {
+        let rule = format!("at most {NAME_MAX} letters, digits and `._-`, and no `.` in front");
+        return Err(format!("A port's name has {rule}, not `{name}`").into());
+    }
+    let mut targets = [
+        options.get("file").map(|path| Target::File(PathBuf::from(path))),
+        options.get("socket").map(|path| Target::Socket(PathBuf::from(path))),
+        options.has("pty").then_some(Target::Pty),
+    ]
+    .into_iter()
+    .flatten();
+    match (targets.next(), targets.next()) {
+        (Some(target), None) => Ok((name, target)),
+        _ => Err(format!("The port `{name}` needs one of file, socket and pty").into()),
+    }
+}
+
 impl Port {
     pub(super) fn console(handle: ConsoleHandle) -> Self {
         Self::new(None, Link::Console { handle, output: None })
     }
 
-    /// The port that the options describe.
-    pub(super) fn open(options: &Options) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        let name = options.get("name").ok_or("A port needs a name, and what it is connected to")?;
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if name.len() > NAME_MAX || !name.bytes().all(fits) || name.starts_with('.') {
-            return Err(format!(
-                "A port's name has at most {NAME_MAX} letters, digits and `._-`, and no `.` in front, not `{name}`"
-            )
-            .into());
-        }
-        let mut targets = [
-            options.get("file").map(|path| Target::File(PathBuf::from(path))),
-            options.get("socket").map(|path| Target::Socket(PathBuf::from(path))),
-            options.has("pty").then_some(Target::Pty),
-        ]
-        .into_iter()
-        .flatten();
-        let (Some(target), None) = (targets.next(), targets.next()) else {
-            return Err(format!("The port `{name}` needs one of file, socket and pty").into());
-        };
+    /// A port of this name that is connected to something of its own.
+    pub(super) fn open(name: &str, target: &Target) -> Result<Self, OpenError> {
         let endpoint = target.open(&format!("Port `{name}`"))?;
         Ok(Self::new(Some(name.to_owned()), Link::Endpoint { endpoint, failed: false }))
     }
 
     fn new(name: Option<String>, link: Link) -> Self {
         Self { name, link, open: false, ready: false, notes: Vec::new(), sending: None, received: Vec::new() }
-    }
-
-    pub(super) fn name(&self) -> Option<&str> {
-        self.name.as_deref()
     }
 
     /// The driver starts anew.

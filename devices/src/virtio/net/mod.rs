@@ -27,7 +27,7 @@ use virtio_bindings::virtio_net::{
 
 use super::interrupt::Interrupt;
 use super::rate::RateLimiter;
-use super::{Opened, VirtioDevice, VirtioKind, Worker, read_bytes};
+use super::{Checked, Opened, VirtioDevice, VirtioKind, Worker, read_bytes};
 use crate::registry::Options;
 use control::ControlWorker;
 use options::KIND_OPTIONS;
@@ -40,7 +40,7 @@ pub use link::Link;
 pub use options::NetOptions;
 
 /// The network device for `--device`.
-pub static KIND: VirtioKind = VirtioKind { kind: KIND_OPTIONS, open };
+pub static KIND: VirtioKind = VirtioKind { kind: KIND_OPTIONS, check, open };
 
 /// Device type (section 5).
 const DEVICE_TYPE: u32 = 1;
@@ -77,6 +77,12 @@ const REQUIREMENTS: [(u32, &[u32]); 7] = [
     (VIRTIO_NET_F_HOST_ECN, &[VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6]),
     (VIRTIO_NET_F_MQ, &[VIRTIO_NET_F_CTRL_VQ]),
 ];
+
+fn check(options: &Options) -> Checked {
+    let options = NetOptions::new(options)?;
+    Interface::new(&options.tap)?;
+    Ok(())
+}
 
 fn open(options: &Options) -> Opened {
     let options = NetOptions::new(options)?;

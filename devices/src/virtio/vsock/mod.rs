@@ -46,6 +46,7 @@ pub static KIND: VirtioKind = VirtioKind {
         example: "--device vsock,cid=3,uds=vm.sock",
         standard: false,
     },
+    check: |options| Ok(settings(options).map(drop)?),
     open,
 };
 
@@ -58,13 +59,19 @@ enum OpenError {
     Cid(u64),
 }
 
-fn open(options: &Options) -> Opened {
+/// The guest's context identifier and the host's socket.
+fn settings(options: &Options) -> Result<(u64, &Path), OpenError> {
     let cid = options.size("cid").unwrap_or(*CIDS.start());
     if !CIDS.contains(&cid) {
-        return Err(OpenError::Cid(cid).into());
+        return Err(OpenError::Cid(cid));
     }
     let path = options.get("uds").ok_or(OpenError::NoPath)?;
-    let worker = VsockWorker::new(cid, HostSocket::bind(Path::new(path))?)?;
+    Ok((cid, Path::new(path)))
+}
+
+fn open(options: &Options) -> Opened {
+    let (cid, path) = settings(options)?;
+    let worker = VsockWorker::new(cid, HostSocket::bind(path)?)?;
     Ok(Box::new(Vsock { cid, worker: Some(worker) }))
 }
 
