@@ -417,6 +417,68 @@ fn requests_without_end_are_answered_without_end() {
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }
 
+/// A host whose disk stalls: reads wait as long as the test holds the lock.
+struct Stalling(Arc<Mutex<()>>);
+
+impl Storage for Stalling {
+    fn size(&self) -> u64 {
+        4096
+    }
+
+    fn read(&self, _into: &[VolatileSlice<'_>], _offset: u64) -> std::io::Result<()> {
+        drop(self.0.lock().unwrap());
+        Ok(())
+    }
+
+    fn write(&self, _from: &[VolatileSlice<'_>], _offset: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn discard(&self, _offset: u64, _length: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn zero(&self, _offset: u64, _length: u64, _unmap: bool) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_stalled_disk_holds_up_neither_registers_nor_other_queues() {
+    let lock = Arc::new(Mutex::new(()));
+    let disk = Disk::new("stalling".into(), Box::new(Stalling(Arc::clone(&lock))), false, [0; ID_BYTES]);
+    let limits = || Limits { bytes: RateLimiter::new(None).unwrap(), operations: RateLimiter::new(None).unwrap() };
+    let mut guest = Guest::new(Box::new(Blk::new(disk, Choice::Any, vec![limits(), limits()])));
+    guest.start();
+    let stalled = lock.lock().unwrap();
+    put_header(&guest, HEADER, IN, 0);
+    // More requests than the queue has threads.
+    for head in 0..5_u16 {
+        guest.descriptor(0, 3 * head, (HEADER, 16, NEXT, 3 * head + 1));
+        guest.descriptor(0, 3 * head + 1, (DATA, 512, NEXT | WRITE, 3 * head + 2));
+        guest.descriptor(0, 3 * head + 2, (STATUS, 1, WRITE, 0));
+        guest.publish(0, 3 * head);
+    }
+    let (header, status) = (HEADER + 0x100, STATUS + 0x100);
+    put_header(&guest, header, OUT, 0);
+    for _ in 0..100 {
+        let started = Instant::now();
+        guest.kick(0);
+        assert_eq!(guest.read(r::CONFIG), 8);
+        assert_eq!(guest.request(1, &[(header, 16, 0), (DATA, 512, 0), (status, 1, WRITE)]), 1);
+        assert!(started.elapsed().as_secs() < 1, "{:?}", started.elapsed());
+    }
+    assert_eq!(guest.poll_used(0), None);
+    drop(stalled);
+    for _ in 0..5 {
+        guest.wait_used(0);
+    }
+}
+
 /// Segments for discarding and zeroing: sector, sectors, flags.
 fn put_segments(guest: &Guest, segments: &[(u64, u32, u32)]) -> (u64, u32, u16) {
     let record = |&(sector, sectors, flags): &(u64, u32, u32)| {
