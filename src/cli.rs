@@ -68,7 +68,7 @@ pub struct GuestArgs {
     /// Kernel to boot; its format is recognised
     #[arg(short, long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Firmware to start instead of a kernel
+    /// Firmware to start instead of a kernel, or to start a bzImage by
     #[arg(long, value_name = "FILE")]
     pub firmware: Option<PathBuf>,
     /// Boot the kernel by linux, pvh or multiboot [default: the best way that it offers]

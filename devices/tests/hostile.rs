@@ -5,8 +5,8 @@ use carpel_devices::console::ConsolePort;
 use carpel_devices::event::{EventSink, GuestEvent};
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::legacy::{
-    AcpiPm, Cmos, DebugConsole, DebugExit, FwCfg, FwFile, HostBridge, I8042, IoApic, Msi, MsiRouter, Pl011, Pl031,
-    Pl061, Port61, PvPanic, ResetControl, Serial, Vga,
+    AcpiPm, Cmos, DebugConsole, DebugExit, FwCfg, FwFile, FwKernel, HostBridge, I8042, IoApic, Msi, MsiRouter, Pl011,
+    Pl031, Pl061, Port61, PvPanic, ResetControl, Serial, Vga,
 };
 use proptest::prelude::*;
 use std::io;
@@ -42,7 +42,7 @@ fn devices() -> Vec<(&'static str, Box<dyn BusDevice>)> {
         ("cmos", Box::new(Cmos::new(1 << 30, 0, SystemTime::now))),
         ("i8042", Box::new(I8042::new(events()))),
         ("debug-console", Box::new(DebugConsole::default())),
-        ("fw-cfg", Box::new(FwCfg::new(1, vec![FwFile { name: "file", contents: vec![1; 3] }]))),
+        ("fw-cfg", Box::new(FwCfg::new(1, vec![FwFile { name: "file", contents: vec![1; 3] }], Some(fw_kernel())))),
         ("host-bridge", Box::new(HostBridge::new(ResetControl::new(events())))),
         ("port61", Box::new(Port61::default())),
         ("vga", Box::new(Vga::default())),
@@ -52,6 +52,11 @@ fn devices() -> Vec<(&'static str, Box<dyn BusDevice>)> {
         ("pvpanic", Box::new(PvPanic::new(events()))),
         ("ioapic", Box::new(IoApic::new(0, Box::new(Check)))),
     ]
+}
+
+fn fw_kernel() -> FwKernel {
+    let part = || Box::new(vec![2; 3]);
+    FwKernel { setup: part(), kernel: part(), initrd: Some(part()), cmdline: String::new() }
 }
 
 #[derive(Clone, Debug)]

@@ -60,16 +60,21 @@ fn file(bytes: &[u8]) -> NamedTempFile {
     file
 }
 
-/// A file of Debian's `seabios`, unpacked where the package is not installed.
-fn seabios(name: &str) -> PathBuf {
-    let path = Path::new("/usr/share/seabios").join(name);
-    if path.is_file() {
-        return path;
+/// A file of a Debian package, unpacked where that is not installed.
+fn packaged(package: &str, path: &str) -> PathBuf {
+    if Path::new(path).is_file() {
+        return path.into();
     }
-    let package = packages::candidate("seabios").and_then(|package| package.unpacked());
-    package
-        .unwrap_or_else(|error| panic!("This test needs the package seabios: {error:#}"))
-        .join(&path.to_str().unwrap()[1..])
+    let unpacked = packages::candidate(package).and_then(|package| package.unpacked());
+    unpacked.unwrap_or_else(|error| panic!("This test needs the package {package}: {error:#}")).join(&path[1..])
+}
+
+fn seabios(name: &str) -> PathBuf {
+    packaged("seabios", &format!("/usr/share/seabios/{name}"))
+}
+
+fn qboot() -> PathBuf {
+    packaged("qemu-system-data", "/usr/share/qemu/qboot.rom")
 }
 
 #[test]
@@ -88,7 +93,8 @@ fn what_is_no_image_is_one_error() {
         (4095, &[][..], "its size of 4095 bytes is not a multiple of 4 KiB"),
         ((16 << 20) + 4096, &[], "`firmware_image`"),
         (4096, &["-k", "/dev/null"], "It is a device"),
-        (4096, &["-i", "/proc/self/exe"], "cannot be combined with --firmware"),
+        (4096, &["-i", "/proc/self/exe"], "is for a kernel, and "),
+        (4096, &["-k", "/proc/self/exe"], "It is not a bzImage, the only format that firmware takes"),
         (4096, &["-a", "quiet"], "The command line `quiet` is for a kernel"),
         (4096, &["--announce", "cmdline"], "drop --append and --announce cmdline"),
     ];
@@ -104,6 +110,72 @@ fn seabios_reaches_its_boot_prompt() {
         let outcome = run(&seabios(name), &["--layout", layout, "-c", "2", "--until", "No bootable device"]);
         assert!(outcome.status == 0 && outcome.stdout.contains("SeaBIOS (version "), "{name}: {outcome:#?}");
     }
+}
+
+/// The lines of an initial RAM disk that is longer than what `fw_cfg` reads at a time.
+fn lines() -> String {
+    (0..8000).map(|number| number.to_string()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn qboot_starts_a_kernel_with_its_command_line_and_initial_ram_disk() {
+    let (kernel, initrd) = (payload::path("bzimage"), file(lines().as_bytes()));
+    let given = ["-k", kernel.to_str().unwrap(), "-i", initrd.path().to_str().unwrap(), "-a", "for the kernel"];
+    for machine in
+        [["--layout", "krun", "-m", "64M"], ["--layout", "crosvm", "-c", "2"], ["--layout", "crosvm", "-m", "5G"]]
+    {
+        let outcome = run(&qboot(), &[&machine[..], &given].concat()).expect_status(0x10 << 1 | 1);
+        assert!(
+            outcome.stdout == format!("console=ttyS0 panic=-1 for the kernel\n{}", lines()),
+            "{machine:?}: {outcome:#?}"
+        );
+    }
+}
+
+#[test]
+fn qboot_starts_a_kernel_alone() {
+    let kernel = payload::path("bzimage");
+    let outcome = run(&qboot(), &["-k", kernel.to_str().unwrap()]).expect_status(0x10 << 1 | 1);
+    assert_eq!(outcome.stdout, "console=ttyS0 panic=-1\n");
+}
+
+#[test]
+fn a_kernel_that_firmware_cannot_load_is_one_error() {
+    let bzimage = fs::read(payload::path("bzimage")).unwrap();
+    let with = |at: usize, value: u8| {
+        let mut image = bzimage.clone();
+        image[at] = value;
+        image
+    };
+    let elf = fs::read(payload::path("hello")).unwrap();
+    let errors = [
+        (bzimage[..0x26B].to_vec(), "The bzImage is truncated: it has 619 bytes and needs 620"),
+        (bzimage[..0x400].to_vec(), "The bzImage is truncated: it has 1024 bytes and needs 1072"),
+        (with(0x1F1, 200), "The bzImage is truncated"),
+        (with(0x206, 5), "it speaks boot protocol 2.05; 2.06 (Linux 2.6.22) is needed"),
+        (with(0x211, 0), "LOADED_HIGH is not set"),
+        (elf, "It is not a bzImage, the only format that firmware takes"),
+    ];
+    for (image, expected) in errors {
+        let outcome = run(&qboot(), &["-k", file(&image).path().to_str().unwrap()]).expect_status(2);
+        assert!(outcome.stderr.contains(expected) && outcome.stderr.lines().count() == 1, "{outcome:#?}");
+    }
+}
+
+#[test]
+fn an_initial_ram_disk_that_firmware_would_load_over_the_kernel_is_one_error() {
+    let (kernel, initrd) = (payload::path("bzimage"), NamedTempFile::new().unwrap());
+    let args = ["-m", "64M", "-k", kernel.to_str().unwrap(), "-i", initrd.path().to_str().unwrap()];
+    // A MiB for low memory, the kernel's 48 bytes, and two pages.
+    let most = (63 << 20) - 48 - 2 * 4096;
+    initrd.as_file().set_len(most).unwrap();
+    assert!(run(&qboot(), &[&args[..], &["--dry-run"]].concat()).status == 0);
+    initrd.as_file().set_len(most + 1).unwrap();
+    let outcome = run(&qboot(), &args).expect_status(2);
+    assert!(
+        outcome.stderr.contains("below 0x4000000, end at 0x4000001") && outcome.stderr.lines().count() == 1,
+        "{outcome:#?}"
+    );
 }
 
 /// A disk whose first sector boots, with a text in the second one.

@@ -50,6 +50,7 @@ const SPECIAL: &[Special] = &[
         link: FLAT,
         script: "boot_sector.ld",
     },
+    Special { name: "bzimage", sources: "bzimage", flags: &["-m32", "-mcmodel=32"], link: FLAT, script: "bzimage.ld" },
 ];
 
 fn main() -> Result<()> {

@@ -82,7 +82,7 @@ impl Machine {
         let rom = rom(&vm, plan, files)?;
         vcpus.build_on(vm.foundation(plan, ram.memory()));
         kvm::load(plan, files, ram.memory())?;
-        let (mut buses, serial) = platform::build(&vm, plan, Box::new(console.clone()), ending)?;
+        let (mut buses, serial) = platform::build(&vm, plan, files, Box::new(console.clone()), ending)?;
         let view = View {
             map: plan.map.clone(),
             devices: plan.devices.clone(),

@@ -10,7 +10,7 @@ use linux_loader::cmdline::Cmdline;
 use thiserror::Error;
 
 use crate::config::{Announce, Config, IrqchipMode};
-use crate::loader::{self, Kernel, KernelError, OpenError, Source};
+use crate::loader::{self, Handover, Kernel, KernelError, OpenError, Source};
 use crate::platform::{self, Device, Placed};
 use crate::virtio::{self, Window};
 
@@ -32,8 +32,10 @@ pub struct Files {
 /// What the plan must know of the files and the host.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    /// The kernel's headers, if there is one.
+    /// The kernel's headers, if there is one; firmware's where that is started.
     pub kernel: Option<Kernel>,
+    /// The kernel that firmware is handed.
+    pub handover: Option<Handover>,
     /// Size of the initial RAM disk in bytes, 0 if there is none.
     pub initrd: u64,
     /// What the host offers.
@@ -60,8 +62,10 @@ pub struct Plan {
     pub topology: Topology,
     /// What of the host's processor they show.
     pub cpu: CpuModel,
-    /// The kernel.
+    /// The kernel, or the firmware that is started instead.
     pub kernel: Kernel,
+    /// The kernel that firmware is handed.
+    pub handover: Option<Handover>,
     /// The kernel command line.
     pub cmdline: String,
     /// What a Multiboot guest is told of its module: the initial RAM disk's file name.
@@ -89,6 +93,23 @@ pub enum PlanError {
     KernelWithFirmware {
         /// The firmware.
         firmware: PathBuf,
+    },
+    /// Firmware would not look at it.
+    #[error("An initial RAM disk is for a kernel, and {} is handed none: add --kernel or drop --initrd", .firmware.display())]
+    InitrdWithFirmware {
+        /// The firmware.
+        firmware: PathBuf,
+    },
+    /// Firmware would load them over one another.
+    #[error(
+        "The kernel and its initial RAM disk, which firmware loads below {limit:#x}, end at {needed:#x}: drop --firmware or give the \
+         guest more memory with --mem"
+    )]
+    Handover {
+        /// Where they end at least.
+        needed: u64,
+        /// Where they must end.
+        limit: u64,
     },
     /// Nobody would read it.
     #[error("The command line `{words}` is for a kernel, but {} boots from a disk: drop --append and --announce cmdline", .firmware.display())]
@@ -191,13 +212,12 @@ impl Files {
 
     /// Reads their headers.
     pub fn probe(&self, config: &Config, host: HostFacts) -> Result<Probe, PlanError> {
+        let initrd = self.initrd.as_ref().map_or(0, Source::size);
         if let (Some(source), Some(path)) = (&self.firmware, config.firmware.clone()) {
-            if self.kernel.is_some() || self.initrd.is_some() {
-                return Err(PlanError::KernelWithFirmware { firmware: path });
-            }
+            let handover = self.handover(config, &path)?;
             let kernel = loader::firmware(config.layout.arch, source.size())
                 .map_err(|source| PlanError::Kernel { path, source })?;
-            return Ok(Probe { kernel: Some(kernel), initrd: 0, host });
+            return Ok(Probe { kernel: Some(kernel), handover, initrd, host });
         }
         let kernel =
             self.kernel.as_ref().map(|source| Kernel::probe(config.layout.arch, source, config.boot)).transpose();
@@ -205,7 +225,23 @@ impl Files {
             let path = config.kernel.clone().unwrap_or_default();
             PlanError::Kernel { path, source }
         })?;
-        Ok(Probe { kernel, initrd: self.initrd.as_ref().map_or(0, Source::size), host })
+        Ok(Probe { kernel, handover: None, initrd, host })
+    }
+
+    /// Reads the headers of the kernel that firmware is handed.
+    fn handover(&self, config: &Config, firmware: &Path) -> Result<Option<Handover>, PlanError> {
+        let firmware = || firmware.to_owned();
+        match (&self.kernel, &config.kernel) {
+            _ if config.layout.arch != Arch::X86_64 && (self.kernel.is_some() || self.initrd.is_some()) => {
+                Err(PlanError::KernelWithFirmware { firmware: firmware() })
+            }
+            (Some(source), Some(path)) => {
+                let probed = Handover::probe(config.layout.arch, source);
+                probed.map(Some).map_err(|source| PlanError::Kernel { path: path.clone(), source })
+            }
+            _ if self.initrd.is_some() => Err(PlanError::InitrdWithFirmware { firmware: firmware() }),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -231,7 +267,8 @@ impl Probe {
             gic: if self.irqchip(config)? == IrqchipMode::GicV2 { Gic::V2 } else { Gic::V3 },
             kernel,
             firmware,
-            initrd: self.initrd,
+            // What is handed to firmware is not in memory yet.
+            initrd: if self.handover.is_some() { 0 } else { self.initrd },
             initrd_limit: self.kernel.as_ref().map_or(u64::MAX, |kernel| kernel.initrd_limit),
             ..Inputs::new(layout.arch, config.mem)
         };
@@ -271,22 +308,30 @@ impl Plan {
         {
             return Err(PlanError::NoFirmware { arch: map.arch, layout: map.layout });
         }
+        if let Some(handover) = &probe.handover {
+            check_room(handover, probe.initrd, &map)?;
+        }
         let devices = platform::place(&map, irqchip);
         let console = devices.iter().find_map(|placed| placed.device.console());
         let module = file_name(config.initrd.as_deref());
         let virtio = virtio::place(&map, config)?;
         let announced = if config.announce == Announce::Cmdline { virtio::words(&virtio) } else { Vec::new() };
         let words: Vec<_> = announced.iter().chain(&config.append).map(String::as_str).collect();
-        if let (Boot::Firmware, Some(firmware), false) = (kernel.boot, &config.firmware, words.is_empty()) {
+        if let (None, Some(firmware), false) = (probe.handover, &config.firmware, words.is_empty()) {
             return Err(PlanError::CmdlineWithFirmware { words: words.join(" "), firmware: firmware.clone() });
         }
-        let cmdline = cmdline(&first_words(config, console, &kernel), &words, &map, &kernel)?;
+        let (entered, max) = match &probe.handover {
+            Some(handover) => (Boot::Linux, handover.cmdline_max),
+            None => (kernel.boot, kernel.cmdline_max),
+        };
+        let cmdline = cmdline(&first_words(config, console, entered), &words, &map, max)?;
         Ok(Self {
             map,
             vcpus: config.topology.vcpus(),
             topology: config.topology,
             cpu: config.cpu.clone(),
             kernel,
+            handover: probe.handover,
             cmdline,
             module,
             phys_bits,
@@ -316,6 +361,13 @@ impl Plan {
     }
 }
 
+/// Firmware loads the initial RAM disk as high as it may go, and checks nothing.
+fn check_room(handover: &Handover, initrd: u64, map: &MemoryMap) -> Result<(), PlanError> {
+    let low = map.ram().next().map_or(0, |ram| ram.end);
+    let (needed, limit) = (handover.low_ram(initrd), low.min(handover.initrd_limit));
+    if needed > limit { Err(PlanError::Handover { needed, limit }) } else { Ok(()) }
+}
+
 /// A file's name as far as it is printable ASCII, without its directory.
 fn file_name(path: Option<&Path>) -> String {
     let name = path.and_then(Path::file_name).unwrap_or_default().to_string_lossy();
@@ -323,8 +375,8 @@ fn file_name(path: Option<&Path>) -> String {
 }
 
 /// Linux is told where its console is; to a Multiboot kernel the first word is its own name.
-fn first_words(config: &Config, console: Option<&str>, kernel: &Kernel) -> String {
-    match kernel.boot {
+fn first_words(config: &Config, console: Option<&str>, boot: Boot) -> String {
+    match boot {
         Boot::Multiboot => file_name(config.kernel.as_deref()),
         Boot::Firmware => String::new(),
         Boot::Linux | Boot::Pvh => {
@@ -333,10 +385,10 @@ fn first_words(config: &Config, console: Option<&str>, kernel: &Kernel) -> Strin
     }
 }
 
-fn cmdline(first: &str, words: &[&str], map: &MemoryMap, kernel: &Kernel) -> Result<String, PlanError> {
+fn cmdline(first: &str, words: &[&str], map: &MemoryMap, max: usize) -> Result<String, PlanError> {
     let parts = || std::iter::once(first).chain(words.iter().copied());
     let room = map.claim("cmdline").map_or(usize::MAX, |claim| claim.size() as usize - 1);
-    let limit = room.min(kernel.cmdline_max);
+    let limit = room.min(max);
     let whole = parts().collect::<Vec<_>>().join(" ");
     if whole.len() > limit {
         return Err(PlanError::CmdlineTooLong { size: whole.len(), limit, cmdline: whole });

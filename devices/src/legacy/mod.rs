@@ -28,7 +28,7 @@ pub use cfi_flash::{CfiFlash, FlashArray};
 pub use cmos::Cmos;
 pub use debug_console::DebugConsole;
 pub use debug_exit::DebugExit;
-pub use fw_cfg::{FwCfg, FwFile};
+pub use fw_cfg::{FwCfg, FwFile, FwKernel};
 pub use host_bridge::HostBridge;
 pub use i8042::I8042;
 pub use ioapic::{IoApic, Msi, MsiRouter};

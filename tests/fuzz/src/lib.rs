@@ -3,7 +3,7 @@
 pub mod virtio;
 
 use carpel_arch::map::{Arch, Boot, KernelExtent};
-use carpel_vmm::loader::{Kernel, Source, Target, unpack};
+use carpel_vmm::loader::{Handover, Kernel, Source, Target, unpack};
 
 /// Guest memory in bytes: what is unpacked must not be more.
 const LIMIT: u64 = 1 << 20;
@@ -14,6 +14,9 @@ pub fn kernel(arch: Arch, image: &[u8]) {
         return;
     }
     let source = Source::from_vec(image.to_vec());
+    if let Ok(Handover { setup_size, kernel_size, .. }) = Handover::probe(arch, &source) {
+        assert!(setup_size + kernel_size <= source.size());
+    }
     let Ok(ways) = Kernel::ways(arch, &source) else { return };
     for way in ways {
         for segment in &way.segments {

@@ -4,6 +4,7 @@
 use carpel_arch::map::{Boot, KernelExtent};
 
 use super::fields::Fields;
+use super::firmware::Handover;
 use super::{Format, Kernel, KernelError, Segment, Source, Target};
 
 /// Where the setup header starts, in the file and in the zero page.
@@ -19,12 +20,31 @@ const HEADER_END: usize = 0x26C;
 const SECTOR: u64 = 512;
 
 /// 2.12 (Linux 3.8) brought `xloadflags` and with it the 64-bit entry.
-const PROTOCOL_64: u16 = 0x020C;
+const PROTOCOL_64: Protocol = Protocol { version: 0x020C, linux: "3.8" };
+/// 2.06 (Linux 2.6.22) brought `cmdline_size`, the last that has to be known of a kernel that firmware loads.
+const PROTOCOL_FIRMWARE: Protocol = Protocol { version: 0x0206, linux: "2.6.22" };
 const XLF_KERNEL_64: u16 = 1 << 0;
 const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 1 << 1;
 const LOADED_HIGH: u8 = 1 << 0;
+/// Where firmware loads a kernel that is loaded high.
+const LOADED_HIGH_AT: u64 = 1 << 20;
 /// The 64-bit entry, from the start of the protected-mode kernel.
 const ENTRY_64: u64 = 0x200;
+
+/// A version of the boot protocol.
+struct Protocol {
+    version: u16,
+    /// The Linux that brought it.
+    linux: &'static str,
+}
+
+/// What every way to boot an image needs of it.
+struct Image {
+    start: [u8; HEADER_END],
+    /// Where the protected-mode kernel starts in the file, and its size, both in bytes.
+    offset: u64,
+    load_size: u64,
+}
 
 /// Whether the file's first bytes have both signatures, `0xAA55` and `HdrS`.
 pub fn is_bzimage(start: &[u8; SIGNATURE_END]) -> bool {
@@ -33,41 +53,19 @@ pub fn is_bzimage(start: &[u8; SIGNATURE_END]) -> bool {
 
 /// Reads the setup header.
 pub fn parse(source: &Source) -> Result<Kernel, KernelError> {
-    let size = source.size();
-    let truncated = |needed| KernelError::Truncated { format: Format::BzImage.name(), size, needed };
-    let unfit = |reason: String| KernelError::unfit(Format::BzImage, reason);
-    if size < HEADER_END as u64 {
-        return Err(truncated(HEADER_END as u64));
-    }
-    let start = source.prefix::<HEADER_END>()?;
+    let Image { start, offset, load_size } = Image::new(source, &PROTOCOL_64)?;
     let header = Fields(&start);
-
-    let version = header.u16(0x206);
-    if version < PROTOCOL_64 {
-        let (major, minor) = (version >> 8, version & 0xFF);
-        return Err(unfit(format!("it speaks boot protocol {major}.{minor}; 2.12 (Linux 3.8) is needed")));
-    }
+    let unfit = |reason: String| KernelError::unfit(Format::BzImage, reason);
     if header.u16(0x236) & XLF_KERNEL_64 == 0 {
         return Err(unfit("it has no 64-bit entry (XLF_KERNEL_64 is not set)".into()));
-    }
-    if header.u8(0x211) & LOADED_HIGH == 0 {
-        return Err(unfit("it wants to be loaded below 1 MiB (LOADED_HIGH is not set)".into()));
     }
     let alignment = u64::from(header.u32(0x230));
     if !alignment.is_power_of_two() {
         return Err(unfit(format!("its kernel_alignment of {alignment:#x} is not a power of two")));
     }
-    let offset = protected_mode(&header);
-    // syssize counts 16-byte paragraphs. What a signature adds behind them is not loaded.
-    let load_size = u64::from(header.u32(0x1F4)) * 16;
     if load_size <= ENTRY_64 {
         return Err(unfit(format!("its syssize of {load_size} bytes leaves no room for the 64-bit entry")));
     }
-    // Some tools drop the padding of the last paragraph.
-    if size + 16 <= offset + load_size {
-        return Err(truncated(offset + load_size));
-    }
-    let load_size = load_size.min(size - offset);
     let initrd_limit = match header.u16(0x236) & XLF_CAN_BE_LOADED_ABOVE_4G {
         0 => u64::from(header.u32(0x22C)) + 1,
         _ => u64::MAX,
@@ -87,6 +85,19 @@ pub fn parse(source: &Source) -> Result<Kernel, KernelError> {
         initrd_limit,
         cmdline_max: header.u32(0x238) as usize,
         setup_header: setup_header(&start).to_vec(),
+    })
+}
+
+/// What firmware is told of an image, which it enters by the setup code.
+pub fn handover(source: &Source) -> Result<Handover, KernelError> {
+    let Image { start, offset, load_size } = Image::new(source, &PROTOCOL_FIRMWARE)?;
+    let header = Fields(&start);
+    Ok(Handover {
+        setup_size: offset,
+        kernel_size: load_size,
+        kernel_end: LOADED_HIGH_AT + load_size,
+        initrd_limit: u64::from(header.u32(0x22C)) + 1,
+        cmdline_max: header.u32(0x238) as usize,
     })
 }
 
@@ -112,6 +123,38 @@ pub fn payload(source: &Source) -> Result<Source, KernelError> {
         payload.truncate(payload.len() - SIZE);
     }
     Ok(Source::from_vec(payload))
+}
+
+impl Image {
+    /// Reads the setup header of an image that speaks at least this protocol.
+    fn new(source: &Source, least: &Protocol) -> Result<Self, KernelError> {
+        let size = source.size();
+        let truncated = |needed| KernelError::Truncated { format: Format::BzImage.name(), size, needed };
+        let unfit = |reason: String| KernelError::unfit(Format::BzImage, reason);
+        if size < HEADER_END as u64 {
+            return Err(truncated(HEADER_END as u64));
+        }
+        let start = source.prefix::<HEADER_END>()?;
+        let header = Fields(&start);
+
+        let version = header.u16(0x206);
+        if version < least.version {
+            let name = |version: u16| format!("{}.{:02}", version >> 8, version & 0xFF);
+            let (least, linux) = (name(least.version), least.linux);
+            return Err(unfit(format!("it speaks boot protocol {}; {least} (Linux {linux}) is needed", name(version))));
+        }
+        if header.u8(0x211) & LOADED_HIGH == 0 {
+            return Err(unfit("it wants to be loaded below 1 MiB (LOADED_HIGH is not set)".into()));
+        }
+        let offset = protected_mode(&header);
+        // syssize counts 16-byte paragraphs. What a signature adds behind them is not loaded.
+        let load_size = u64::from(header.u32(0x1F4)) * 16;
+        // Some tools drop the padding of the last paragraph.
+        if size <= offset || size + 16 <= offset + load_size {
+            return Err(truncated(offset + load_size));
+        }
+        Ok(Self { start, offset, load_size: load_size.min(size - offset) })
+    }
 }
 
 /// Where the protected-mode kernel starts in the file.
@@ -155,6 +198,26 @@ pub mod tests {
         image
     }
 
+    #[test]
+    fn firmware_gets_the_file_in_two_parts() {
+        // No 64-bit entry, and of a protocol without one.
+        let mut image = image();
+        (image[0x206], image[0x236]) = (6, 0);
+        image.extend([0xAA; 100]);
+        let handover = Handover {
+            setup_size: 1024,
+            kernel_size: 4096,
+            kernel_end: 0x10_1000,
+            initrd_limit: 0x8000_0000,
+            cmdline_max: 2047,
+        };
+        assert_eq!(super::handover(&Source::from_bytes(&image)).unwrap(), handover);
+        assert_eq!(handover.low_ram(1), 0x10_3001);
+        image[0x206] = 5;
+        let error = super::handover(&Source::from_bytes(&image)).unwrap_err().to_string();
+        assert!(error.contains("protocol 2.05; 2.06 (Linux 2.6.22) is needed"), "{error}");
+    }
+
     fn probe(image: &[u8]) -> Result<Kernel, KernelError> {
         Kernel::probe(Arch::X86_64, &Source::from_bytes(image), None)
     }
@@ -189,6 +252,7 @@ pub mod tests {
         // The last paragraph's padding may be missing, not more.
         for size in 1..=image.len() - 16 {
             assert!(probe(&image[..size]).is_err(), "{size} bytes");
+            assert!(handover(&Source::from_bytes(&image[..size])).is_err(), "{size} bytes");
         }
     }
 

@@ -26,7 +26,7 @@ use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 
 pub use bzimage::SETUP_HEADER;
 pub use decompress::DecompressError;
-pub use firmware::firmware;
+pub use firmware::{Handover, firmware};
 pub use source::{OpenError, Source};
 
 /// The format of a kernel image.
@@ -132,6 +132,9 @@ pub enum KernelError {
         /// Bytes that its headers speak of, saturated.
         needed: u64,
     },
+    /// It is of a format that no firmware takes.
+    #[error("It is not a bzImage, the only format that firmware takes; without --firmware it may boot")]
+    NotForFirmware,
     /// The format is right, but the image is none that can be entered.
     #[error("The {format} cannot be booted: {reason}")]
     Unfit {

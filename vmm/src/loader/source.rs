@@ -4,23 +4,24 @@ use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use thiserror::Error;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use super::LoadError;
 
-/// An opened regular file, or bytes in memory, and the size.
-#[derive(Debug)]
+/// An opened regular file, or bytes in memory, and the size. Clones share them.
+#[derive(Clone, Debug)]
 pub struct Source {
     contents: Contents,
     size: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Contents {
-    File(File),
-    Bytes(Vec<u8>),
+    File(Arc<File>),
+    Bytes(Arc<Vec<u8>>),
 }
 
 /// Why a file cannot serve.
@@ -54,13 +55,13 @@ impl Source {
             _ if kind.is_socket() => Err(OpenError::NotRegular("a socket")),
             _ if !kind.is_file() => Err(OpenError::NotRegular("a device")),
             0 => Err(OpenError::Empty),
-            size => Ok(Self { contents: Contents::File(file), size }),
+            size => Ok(Self { contents: Contents::File(Arc::new(file)), size }),
         }
     }
 
     /// A source of these bytes, which are not empty.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
-        Self { size: bytes.len() as u64, contents: Contents::Bytes(bytes) }
+        Self { size: bytes.len() as u64, contents: Contents::Bytes(Arc::new(bytes)) }
     }
 
     /// Size in bytes, as it was when the file was opened; not 0.
@@ -73,7 +74,7 @@ impl Source {
         let (length, target) = (size as usize, GuestAddress(address));
         let copied = match &self.contents {
             Contents::File(file) => {
-                let mut file = file;
+                let mut file = file.as_ref();
                 file.seek(SeekFrom::Start(offset))?;
                 memory.read_exact_volatile_from(target, &mut file, length)
             }

@@ -1,5 +1,6 @@
 //! The devices of a PC.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -13,7 +14,7 @@ use carpel_devices::legacy::acpi_pm::AcpiPm;
 use carpel_devices::legacy::cmos::Cmos;
 use carpel_devices::legacy::debug_console::DebugConsole;
 use carpel_devices::legacy::debug_exit::DebugExit;
-use carpel_devices::legacy::fw_cfg::{FwCfg, FwFile};
+use carpel_devices::legacy::fw_cfg::{Contents, FwCfg, FwFile, FwKernel};
 use carpel_devices::legacy::host_bridge::HostBridge;
 use carpel_devices::legacy::i8042::I8042;
 use carpel_devices::legacy::ioapic::IoApic;
@@ -27,9 +28,10 @@ use super::{Device, Place, Placed};
 use crate::config::IrqchipMode;
 use crate::exit::Buses;
 use crate::kvm::{KvmError, Vm};
+use crate::loader::Source;
 use crate::machine::MachineError;
 use crate::outcome::Ending;
-use crate::plan::Plan;
+use crate::plan::{Files, Plan};
 use crate::virtio::Window;
 
 /// Where the high RAM of a PC starts, which its CMOS tells apart.
@@ -73,6 +75,7 @@ pub fn place(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
 pub fn build(
     vm: &Vm,
     plan: &Plan,
+    files: &Files,
     serial: &Arc<Mutex<dyn ConsolePort>>,
     ending: &Arc<Ending>,
 ) -> Result<Buses, MachineError> {
@@ -85,7 +88,7 @@ pub fn build(
             Device::Vga => Arc::new(Mutex::new(Vga::default())),
             Device::DebugConsole => Arc::new(Mutex::new(DebugConsole::default())),
             Device::HostBridge => Arc::new(Mutex::new(HostBridge::new(ResetControl::new(events())))),
-            Device::FwCfg => Arc::new(Mutex::new(fw_cfg(plan)?)),
+            Device::FwCfg => Arc::new(Mutex::new(fw_cfg(plan, files)?)),
             Device::Cmos => Arc::new(Mutex::new(cmos(plan))),
             Device::AcpiPm => Arc::new(Mutex::new(AcpiPm::new(events()))),
             Device::Reset => Arc::new(Mutex::new(ResetControl::new(events()))),
@@ -132,7 +135,7 @@ fn virtio_mmio(window: &Window) -> VirtioMmio {
     VirtioMmio { base: window.base as u32, len: window.len as u32, gsi: window.irq }
 }
 
-fn fw_cfg(plan: &Plan) -> Result<FwCfg, KvmError> {
+fn fw_cfg(plan: &Plan, given: &Files) -> Result<FwCfg, KvmError> {
     let tables = acpi_loader::files(&acpi(plan)).map_err(|error| KvmError::Boot(error.to_string()))?;
     let mut files: Vec<_> = tables.into_iter().map(|(name, contents)| FwFile { name, contents }).collect();
     files.push(FwFile { name: "etc/e820", contents: firmware_e820(&plan.map) });
@@ -141,7 +144,36 @@ fn fw_cfg(plan: &Plan) -> Result<FwCfg, KvmError> {
         let contents = u64::from(ports.start).to_le_bytes().to_vec();
         files.push(FwFile { name: "etc/sercon-port", contents });
     }
-    Ok(FwCfg::new(plan.vcpus as u16, files))
+    Ok(FwCfg::new(plan.vcpus as u16, files, fw_kernel(plan, given)))
+}
+
+fn fw_kernel(plan: &Plan, files: &Files) -> Option<FwKernel> {
+    let (source, handover) = (files.kernel.as_ref()?, plan.handover?);
+    let part =
+        |source: &Source, offset, size| Box::new(Part { source: source.clone(), offset, size }) as Box<dyn Contents>;
+    Some(FwKernel {
+        setup: part(source, 0, handover.setup_size),
+        kernel: part(source, handover.setup_size, handover.kernel_size),
+        initrd: files.initrd.as_ref().map(|initrd| part(initrd, 0, initrd.size())),
+        cmdline: plan.cmdline.clone(),
+    })
+}
+
+/// Bytes of a file that firmware reads.
+struct Part {
+    source: Source,
+    offset: u64,
+    size: u64,
+}
+
+impl Contents for Part {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.source.read(self.offset + offset, buffer)
+    }
 }
 
 /// The RAM as firmware is told of it: start, size and type (1) of each range. It knows a PC's holes itself.
