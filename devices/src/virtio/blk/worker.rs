@@ -111,7 +111,8 @@ impl Worker for BlkWorker {
         match events.data() {
             BYTES => self.limits.bytes.rung(),
             OPERATIONS => self.limits.operations.rung(),
-            _ => {}
+            // Also without a queue: what was done just before a reset rings afterwards, and would do so without end.
+            _ => self.engine.iter().for_each(|engine| engine.rung()),
         }
         self.kick(self.queue, queues)
     }
@@ -119,6 +120,57 @@ impl Worker for BlkWorker {
     fn stop(&mut self, _queue: usize) {
         if let Some(engine) = &mut self.engine {
             engine.stop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use event_manager::{EventManager, MutEventSubscriber, SubscriberOps as _};
+    use vm_memory::GuestMemoryMmap;
+
+    use super::super::raw::RawImage;
+    use super::super::request::ID_BYTES;
+    use super::*;
+
+    /// A worker whose queue is inactive.
+    struct Idle(BlkWorker, Queues);
+
+    impl MutEventSubscriber for Idle {
+        fn init(&mut self, ops: &mut EventOps) {
+            self.0.register(ops).unwrap();
+        }
+
+        fn process(&mut self, events: Events, ops: &mut EventOps) {
+            self.0.event(events, &mut self.1, ops).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_done_before_a_reset_rings_once() {
+        for choice in [Choice::Any, Choice::Threads] {
+            let image = Box::new(RawImage::temporary(4096).unwrap());
+            let disk = Arc::new(Disk::new("disk".into(), image, false, [0; ID_BYTES]));
+            let none = || RateLimiter::new(None).unwrap();
+            let worker = BlkWorker::new(disk, 0, 16, choice, Limits { bytes: none(), operations: none() });
+            let mut manager = EventManager::new().unwrap();
+            let id = manager.add_subscriber(Idle(worker, Queues::new(0..1)));
+
+            let Idle(worker, _) = manager.subscriber_mut(id).unwrap();
+            let memory = Arc::new(GuestMemoryMmap::new());
+            let chain = Chain { head: 0, memory, buffers: Vec::new(), readable: 0 };
+            let engine = worker.engine.as_mut().unwrap();
+            engine.start(Request { chain, operation: Operation::Flush });
+            engine.submit();
+            worker.stop(0);
+
+            // A thread rings after it has handed over what is done.
+            thread::sleep(Duration::from_millis(20));
+            let rings = (0..10).take_while(|_| manager.run_with_timeout(0).unwrap() > 0).count();
+            assert!(rings <= 1, "{choice:?}: {rings}");
         }
     }
 }

@@ -39,6 +39,9 @@ pub trait Engine: Send {
     /// Has the worker's `event` called with `data` when requests are done.
     fn register(&self, data: u32, ops: &mut EventOps) -> Result<(), event_manager::Error>;
 
+    /// Takes note of the event, before it is looked what is done.
+    fn rung(&self) {}
+
     /// Takes a request; it may wait for [`Self::submit`].
     fn start(&mut self, request: Request);
 

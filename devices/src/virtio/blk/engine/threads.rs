@@ -59,6 +59,10 @@ impl Engine for Pool {
         ops.add(Events::with_data(&*self.bell, data, EventSet::IN))
     }
 
+    fn rung(&self) {
+        let _ = self.bell.read();
+    }
+
     fn start(&mut self, request: Request) {
         if let Some(requests) = &self.requests
             && requests.send(request).is_ok()
@@ -70,8 +74,6 @@ impl Engine for Pool {
     fn submit(&mut self) {}
 
     fn done(&mut self) -> Option<Done> {
-        // Before looking, so that what is done afterwards rings again.
-        let _ = self.bell.read();
         let done = self.done.try_recv().ok()?;
         self.in_flight -= 1;
         Some(done)
