@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
 
 use event_manager::EventSet;
@@ -84,6 +85,8 @@ pub struct Connection {
     readable: bool,
     /// ... take something, ...
     writable: bool,
+    /// ... for which it is watched, ...
+    watched_for_room: bool,
     /// ... is closed in both directions, ...
     hung_up: bool,
     /// ... has been read to its end, ...
@@ -124,6 +127,7 @@ impl Connection {
             opening: None,
             readable: true,
             writable: true,
+            watched_for_room: false,
             hung_up: false,
             ended: false,
             refuses: false,
@@ -226,6 +230,13 @@ impl Connection {
             self.pending = VecDeque::new();
             self.finish_writing();
         }
+    }
+
+    /// The stream, and whether it is to be watched for room from now on, if that changes.
+    pub fn room_to_watch(&mut self) -> Option<(RawFd, bool)> {
+        let full = !self.writable && !self.pending.is_empty();
+        let changes = std::mem::replace(&mut self.watched_for_room, full) != full;
+        self.stream.as_ref().filter(|_| changes).map(|stream| (stream.as_raw_fd(), full))
     }
 
     /// Whether and how it is over.

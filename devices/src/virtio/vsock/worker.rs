@@ -27,11 +27,14 @@ const FIRST_PORT: u32 = 1 << 30;
 const EVENTS: usize = 64;
 /// The listening socket's mark among events; connections have their slots.
 const LISTENER: u64 = u64::MAX;
+/// What is always to be known of a stream.
+const STREAM_EVENTS: EventSet = EventSet::IN.union(EventSet::READ_HANG_UP).union(EventSet::EDGE_TRIGGERED);
 
 pub struct VsockWorker {
     cid: u64,
     socket: HostSocket,
-    /// Streams are watched edge-triggered, so that nothing needs to change while one waits for the guest.
+    /// Streams are watched edge-triggered, so that nothing needs to change while one waits for the guest. For room they are
+    /// watched only when full: each read of the other end's would tell of it.
     epoll: Epoll,
     slots: Vec<Option<Connection>>,
     free: Vec<usize>,
@@ -100,8 +103,7 @@ impl VsockWorker {
     /// Gives the connection a slot and watches its stream.
     fn add(&mut self, connection: Connection, fd: RawFd) -> Option<usize> {
         let slot = self.free.pop()?;
-        let events = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
-        if let Err(error) = self.epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, slot as u64)) {
+        if let Err(error) = self.epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(STREAM_EVENTS, slot as u64)) {
             log::debug!("Cannot watch a connection of the guest: {error}");
             self.free.push(slot);
             return None;
@@ -188,11 +190,17 @@ impl VsockWorker {
         match connection.end() {
             Some(End::Reset) => self.reset(slot),
             Some(End::Silent) => self.remove(slot),
-            None if connection.wants() && !connection.queued => {
-                connection.queued = true;
-                self.ready.push_back(slot);
+            None => {
+                if let Some((fd, full)) = connection.room_to_watch() {
+                    let events = if full { STREAM_EVENTS | EventSet::OUT } else { STREAM_EVENTS };
+                    // Of a stream that is watched, this cannot fail.
+                    let _ = self.epoll.ctl(ControlOperation::Modify, fd, EpollEvent::new(events, slot as u64));
+                }
+                if connection.wants() && !connection.queued {
+                    connection.queued = true;
+                    self.ready.push_back(slot);
+                }
             }
-            None => {}
         }
     }
 
@@ -341,5 +349,27 @@ impl Worker for VsockWorker {
         if queue == RX || queue == TX {
             self.close_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_stream_with_room_is_not_watched_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut worker = VsockWorker::new(3, HostSocket::bind(&directory.path().join("vm")).unwrap()).unwrap();
+        let (stream, mut other) = UnixStream::pair().unwrap();
+        let ports = Ports { host: 1, guest: 2 };
+        let slot = worker.add_of_guest(stream, ports, &Header::default()).unwrap();
+        worker.settle(slot);
+        let mut events = [EpollEvent::default(); 2];
+        assert_eq!(worker.epoll.wait(0, &mut events).unwrap(), 0);
+        other.write_all(b"x").unwrap();
+        assert_eq!(worker.epoll.wait(0, &mut events).unwrap(), 1);
+        assert_eq!(events[0].event_set(), EventSet::IN);
     }
 }
