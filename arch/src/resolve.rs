@@ -102,8 +102,15 @@ impl Placer<'_> {
         match row.kind {
             Kind::Claim => {
                 let holds = |region: &Extent| row.within.is_empty() || row.within.contains(&region.name);
-                if !self.map.regions.iter().any(|region| holds(region) && region.contains(&extent)) {
-                    return Err(MapError::Outside { claim: extent, within: row.within });
+                let holders = || self.map.regions.iter().filter(|region| holds(region));
+                if !holders().any(|region| region.contains(&extent)) {
+                    let room = holders().map(Extent::size).max().unwrap_or(0);
+                    let fixed = room > 0 && holders().all(|region| region.kind != Kind::Ram);
+                    return Err(if fixed && extent.size() > room {
+                        MapError::TooLarge { name: row.name, size: extent.size(), within: row.within, room }
+                    } else {
+                        MapError::Outside { claim: extent, within: row.within }
+                    });
                 }
                 self.map.claims.push(extent);
                 return Ok(());

@@ -149,6 +149,15 @@ fn a_kernel_that_shrinks_while_it_is_loaded_is_one_line() {
     expect_parts(&complaint(guest.finish(), 125), &["Cannot load the kernel"]);
 }
 
+#[test]
+fn firmware_that_does_not_fit_is_told_with_sizes() {
+    let directory = tempdir().unwrap();
+    let file = directory.path().join("firmware");
+    fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
+    let line = refusal(carpel(&["run", "--firmware"]).arg(&file), 2);
+    expect_parts(&line, &["`firmware_image` of 64 MiB is larger than `firmware`, which has 16 MiB"]);
+}
+
 /// `carpel run` with this kernel.
 fn run(kernel: &Path) -> std::process::Command {
     under(&["env"], &carpel(&["run".as_ref(), "-k".as_ref(), kernel.as_os_str()]))

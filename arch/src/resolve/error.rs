@@ -68,6 +68,18 @@ pub enum MapError {
         /// The regions that may hold it, any if empty.
         within: &'static [&'static str],
     },
+    /// A claim that is larger than the regions that may hold it, which are as large whatever the memory.
+    #[error("`{name}` of {} is larger than {}, which has {}", Bytes(*.size), regions(.within), Bytes(*.room))]
+    TooLarge {
+        /// The row.
+        name: &'static str,
+        /// Its size in bytes.
+        size: u64,
+        /// The regions.
+        within: &'static [&'static str],
+        /// The size of the largest in bytes.
+        room: u64,
+    },
     /// A row that there is no room for where it belongs.
     #[error("`{name}` of {} does not fit: {reason}", Bytes(*.size))]
     NoRoom {
