@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use carpel_arch::LAYOUTS;
-use carpel_arch::map::{Arch, Layout};
+use carpel_arch::map::{Arch, Bytes, Layout};
 use carpel_arch::x86_64::cpu::CpuModel;
 use carpel_devices::endpoint::Target;
+use carpel_devices::virtio::balloon;
 use carpel_vmm::config::{Announce, Config, IrqchipMode, Limits};
 
 use crate::cli::{Announcement, GuestArgs, RunArgs};
@@ -44,11 +45,23 @@ pub fn run(args: &RunArgs) -> Result<Config> {
     let devices = devices::parse(&devices::texts(args))?;
     config.irqchip = devices.irqchip.or(config.irqchip);
     config.virtio = devices.virtio;
+    check_balloon(&config)?;
     config.announce = match args.announce {
         Announcement::Tables => Announce::Tables,
         Announcement::Cmdline => Announce::Cmdline,
     };
     Ok(config)
+}
+
+/// Linux would look for the last page for ever.
+fn check_balloon(config: &Config) -> Result<()> {
+    for device in config.virtio.iter().filter(|device| device.kind.kind.name == balloon::KIND.kind.name) {
+        if device.options.size("size").is_some_and(|size| size >= config.mem) {
+            let (text, mem) = (device.options.text(), Bytes(config.mem));
+            bail!("`{text}` would take all of the guest's memory, which is {mem}: its `size` must be smaller");
+        }
+    }
+    Ok(())
 }
 
 /// What ends the run besides the guest.

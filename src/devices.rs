@@ -73,6 +73,7 @@ pub fn parse(devices: &[String]) -> Result<Devices> {
             all.add(VirtioConfig { kind, options: kind.kind.parse(device)? });
         }
     }
+    check_alone(&all.virtio)?;
     let named = |name| all.virtio.iter().any(|device| device.kind.kind.name == name);
     let missing: Vec<_> =
         virtio::REGISTRY.iter().filter(|virtio| virtio.kind.standard && !named(virtio.kind.name)).collect();
@@ -87,6 +88,24 @@ pub fn parse(devices: &[String]) -> Result<Devices> {
     }
     all.virtio.retain(|device| !device.options.lines().any(|line| line.has(OFF.name)));
     Ok(all)
+}
+
+/// Refuses what a guest has once only, and an image that two disks would write to.
+fn check_alone(devices: &[VirtioConfig]) -> Result<()> {
+    for (index, device) in devices.iter().enumerate() {
+        let (kind, text) = (device.kind.kind.name, device.options.text());
+        let path = device.options.get("path");
+        for other in devices[..index].iter().filter(|other| ptr::eq(other.kind, device.kind)) {
+            if virtio::LONE.iter().any(|kind| ptr::eq(*kind, device.kind)) {
+                bail!("A guest has one {kind}, not both `{}` and `{text}`", other.options.text());
+            }
+            let reads = [device, other].iter().all(|disk| ["ro", "ephemeral"].iter().any(|key| disk.options.has(key)));
+            if let (Some(path), false) = (path.filter(|path| other.options.get("path") == Some(path)), reads) {
+                bail!("`{}` and `{text}` have the same image {path}; only `ro` can be shared", other.options.text());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn kinds() -> impl Iterator<Item = &'static Kind> {

@@ -28,6 +28,10 @@ pub static REGISTRY: &[&VirtioKind] =
 /// Kinds of which a guest has one device at most: what several texts say about one adds up.
 pub static SINGLE: &[&VirtioKind] = &[&console::KIND];
 
+/// Kinds of which a guest has one device at most, and one text says all about it: Linux drives one vsock
+/// (net/vmw_vsock/virtio_transport.c), and what was meant by two balloons would be one.
+pub static LONE: &[&VirtioKind] = &[&balloon::KIND, &vsock::KIND];
+
 use std::error::Error;
 use std::ops::Range;
 
