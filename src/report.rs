@@ -1,7 +1,7 @@
 //! `--report`: the facts of a run, for scripts.
 
-use std::fs::File;
-use std::io::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -11,10 +11,13 @@ use carpel_vmm::run::Facts;
 use carpel_vmm::threads::ExitCounts;
 use serde::Serialize;
 
-/// A report's file, created before the run so that a wrong name is noticed before time is spent.
+/// A report's file, opened before the run so that a wrong name is noticed before time is spent. What it held stays until
+/// the run has ended, and a new one goes again if there was none.
 pub struct Report {
     path: PathBuf,
     file: File,
+    /// Nobody needs it unless it is written.
+    vain: bool,
 }
 
 #[derive(Serialize)]
@@ -34,19 +37,40 @@ struct Json<'a> {
 }
 
 impl Report {
-    /// Creates the file.
-    pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).with_context(|| format!("Cannot write the report to {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), file })
+    /// Opens the file, or creates it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let open = |options: &mut OpenOptions| options.write(true).open(path);
+        let (opened, vain) = match open(File::options().create_new(true)) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => (open(File::options().create(true)), false),
+            opened => (opened, true),
+        };
+        let file = opened.with_context(|| format!("Cannot write the report to {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), file, vain })
     }
 
     /// Writes the facts: as JUnit if the file's name ends in `.xml`, as JSON otherwise.
     pub fn write(mut self, config: &Config, plan: &Plan, facts: &Facts) -> Result<()> {
+        self.vain = false;
         let junit = self.path.extension().is_some_and(|extension| extension == "xml");
         let text = if junit { junit_text(config, facts) } else { json_text(config, plan, facts)? };
-        self.file
-            .write_all(text.as_bytes())
-            .with_context(|| format!("Cannot write the report to {}", self.path.display()))
+        self.replace(&text).with_context(|| format!("Cannot write the report to {}", self.path.display()))
+    }
+
+    fn replace(&mut self, text: &str) -> io::Result<()> {
+        // Pipes and devices have no length.
+        if self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+        }
+        self.file.write_all(text.as_bytes())
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if self.vain {
+            // A report that is empty at worst.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -83,7 +83,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
     let (devices, endpoint, report) = if args.dry_run {
         (Vec::new(), open_console(&Target::Null)?, None)
     } else {
-        let report = args.report.as_deref().map(Report::create).transpose()?;
+        let report = args.report.as_deref().map(Report::open).transpose()?;
         (virtio::open(&config)?, open_console(&target)?, report)
     };
     Ok(Prepared { config, plan, files, devices, limits, watch, endpoint, report, ending })
