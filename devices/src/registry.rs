@@ -41,6 +41,8 @@ pub enum Value {
     OneOf(&'static [&'static str]),
     /// A whole number from 1 up in decimal, with `K`, `M`, `G` or `T` for powers of 1024.
     Size,
+    /// A whole number from 1 up in decimal.
+    Number,
     /// Any text but an empty one; a comma ends it.
     Text,
 }
@@ -125,6 +127,7 @@ impl Value {
             Self::Flag => String::new(),
             Self::OneOf(words) => format!("={}", words.join("|")),
             Self::Size => "=SIZE".into(),
+            Self::Number => "=N".into(),
             Self::Text => "=TEXT".into(),
         }
     }
@@ -138,6 +141,8 @@ impl Value {
             (Self::OneOf(words), _) => Err(format!("is {}", words.join(" or "))),
             (Self::Size, Some(value)) if units::size(value).is_ok_and(|size| size > 0) => Ok(()),
             (Self::Size, _) => Err("takes a whole number from 1 up, such as 512K".into()),
+            (Self::Number, Some(value)) if units::whole_number(value).is_some_and(|number| number > 0) => Ok(()),
+            (Self::Number, _) => Err("takes a whole number from 1 up".into()),
             (Self::Text, Some(value)) if !value.is_empty() => Ok(()),
             (Self::Text, _) => Err("needs a value".into()),
         }
@@ -175,7 +180,7 @@ impl Options {
         self.values.iter().find(|(name, _)| *name == key).map(|(_, value)| value.as_str())
     }
 
-    /// The value of a [`Value::Size`].
+    /// The value of a [`Value::Size`] or [`Value::Number`].
     pub fn size(&self, key: &str) -> Option<u64> {
         self.get(key).and_then(|value| units::size(value).ok())
     }
@@ -192,6 +197,7 @@ mod tests {
             Key { name: "path", about: "its file", value: Value::Text, default: "" },
             Key { name: "ro", about: "read-only", value: Value::Flag, default: "writable" },
             Key { name: "rate", about: "bytes per second", value: Value::Size, default: "no limit" },
+            Key { name: "queues", about: "how many", value: Value::Number, default: "1" },
             Key { name: "engine", about: "how", value: Value::OneOf(&["uring", "threads"]), default: "uring" },
         ],
         example: "",
@@ -211,13 +217,17 @@ mod tests {
     #[test]
     fn an_error_says_what_the_key_takes() {
         let error = |device: &str| DISK.parse(device).unwrap_err().to_string();
-        assert_eq!(error("disk,x=1"), "Device `disk,x=1` has no key `x`; it has path, ro, rate, engine");
-        assert_eq!(error("disk,"), "Device `disk,` has no key ``; it has path, ro, rate, engine");
+        assert_eq!(error("disk,x=1"), "Device `disk,x=1` has no key `x`; it has path, ro, rate, queues, engine");
+        assert_eq!(error("disk,"), "Device `disk,` has no key ``; it has path, ro, rate, queues, engine");
         assert_eq!(error("disk,ro,ro"), "Device `disk,ro,ro` has the key `ro` twice");
         assert_eq!(error("disk,ro=1"), "Device `disk,ro=1`: `ro` stands alone, not `1`");
         assert_eq!(error("disk,path"), "Device `disk,path`: `path` needs a value, not ``");
         assert_eq!(error("disk,engine=x"), "Device `disk,engine=x`: `engine` is uring or threads, not `x`");
-        assert!(error("disk,rate=0").contains("takes a whole number from 1 up"));
-        assert!(error("disk,rate=-1").contains("takes a whole number from 1 up"));
+        for value in ["0", "-1", "x", ""] {
+            let wanted = "takes a whole number from 1 up";
+            assert!(error(&format!("disk,rate={value}")).ends_with(&format!("{wanted}, such as 512K, not `{value}`")));
+            assert!(error(&format!("disk,queues={value}")).ends_with(&format!("{wanted}, not `{value}`")));
+        }
+        assert!(error("disk,queues=1K").ends_with("from 1 up, not `1K`"));
     }
 }

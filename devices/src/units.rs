@@ -31,7 +31,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Digits only: `parse` alone would also take a sign.
-fn whole_number(digits: &str) -> Option<u64> {
+pub fn whole_number(digits: &str) -> Option<u64> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 

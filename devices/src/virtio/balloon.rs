@@ -64,7 +64,7 @@ pub static KIND: VirtioKind = VirtioKind {
             Key {
                 name: "stats",
                 about: "log what the guest says of its memory, every so many seconds (with -v)",
-                value: Value::Size,
+                value: Value::Number,
                 default: "never",
             },
             OFF,

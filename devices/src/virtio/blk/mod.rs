@@ -12,6 +12,7 @@ mod raw;
 mod request;
 mod storage;
 mod transfer;
+mod whole;
 mod worker;
 
 use std::error::Error;
@@ -60,7 +61,12 @@ pub static KIND: VirtioKind = VirtioKind {
         name: "blk",
         about: "A disk (virtio-blk)",
         keys: &[
-            Key { name: "path", about: "its image: a file or a block device", value: Value::Text, default: "none" },
+            Key {
+                name: "path",
+                about: "its image: a file or a block device",
+                value: Value::Text,
+                default: "must be given",
+            },
             Key { name: "ro", about: "the guest cannot write to it", value: Value::Flag, default: "it can" },
             Key {
                 name: "id",
@@ -92,7 +98,7 @@ pub static KIND: VirtioKind = VirtioKind {
                 value: Value::OneOf(&["uring", "threads"]),
                 default: "uring for raw images where the host has it",
             },
-            Key { name: "queues", about: "how many, up to 16, each with a thread", value: Value::Size, default: "1" },
+            Key { name: "queues", about: "how many, up to 16, each with a thread", value: Value::Number, default: "1" },
             Key {
                 name: "rate",
                 about: "bytes per second, all queues together",
@@ -102,7 +108,7 @@ pub static KIND: VirtioKind = VirtioKind {
             Key {
                 name: "ops",
                 about: "requests per second, all queues together",
-                value: Value::Size,
+                value: Value::Number,
                 default: "no limit",
             },
         ],

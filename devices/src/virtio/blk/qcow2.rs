@@ -17,6 +17,7 @@ use vm_memory::VolatileSlice;
 
 use super::raw;
 use super::storage::Storage;
+use super::whole::{self, Incomplete};
 
 /// Why a qcow2 image cannot be used.
 #[derive(Debug, Error)]
@@ -28,6 +29,14 @@ pub enum Qcow2Error {
         path: String,
         /// The cause.
         source: io::Error,
+    },
+    /// Some of it is missing.
+    #[error("Cannot use {path} as qcow2 (`qemu-img check {path}` tells more)")]
+    Incomplete {
+        /// As the user named it.
+        path: String,
+        /// The cause.
+        source: Incomplete,
     },
     /// What is in the backing file would have to be guessed, and a guest may have written it.
     #[error(
@@ -57,6 +66,8 @@ impl Qcow2Image {
         let options = StorageOpenOptions::new().direct(direct);
         let file = ImageFile::open(options.clone().filename(path).write(!read_only)).map_err(error)?;
         let mut image: Qcow2<ImageFile> = Qcow2::open_image(file, !read_only).map_err(error)?;
+        whole::check(&files[0])
+            .map_err(|error| Qcow2Error::Incomplete { path: path.display().to_string(), source: error })?;
         if let (Some(backing), None) = (image.implicit_backing_file(), image.implicit_backing_format()) {
             let (path, backing) = (path.display().to_string(), backing.clone());
             return Err(Qcow2Error::BackingFormat { path, backing }.into());

@@ -45,9 +45,9 @@ pub enum ImageError {
         /// The cause.
         source: io::Error,
     },
-    /// There is nothing in it.
-    #[error("{0} is empty: a disk has at least one sector of 512 bytes")]
-    Empty(String),
+    /// There is no sector in it.
+    #[error("{0} has {1} bytes: a disk has at least one sector of 512")]
+    TooSmall(String, u64),
 }
 
 /// What reads and writes around the host's page cache must be aligned to, in bytes, in the file as in memory: no disk has larger
@@ -74,7 +74,7 @@ impl RawImage {
         // A block device has no size among its metadata.
         let size = file.seek(SeekFrom::End(0)).map_err(|source| ImageError::Open { path: name(), source })?;
         if size < SECTOR {
-            return Err(ImageError::Empty(name()).into());
+            return Err(ImageError::TooSmall(name(), size).into());
         }
         let mut magic = [0; QCOW2_MAGIC.len()];
         if file.read_exact_at(&mut magic, 0).is_ok() && magic == QCOW2_MAGIC {

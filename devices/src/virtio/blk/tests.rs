@@ -316,7 +316,7 @@ fn what_cannot_be_a_disk_is_refused_by_name() {
     let neither = |name| format!("{} is neither a file nor a block device", path(name).display());
     assert_eq!(error(&path("pipe")), neither("pipe"));
     assert_eq!(error(&path("")), neither(""));
-    assert!(error(&path("empty")).contains("is empty"));
+    assert!(error(&path("empty")).contains("has 0 bytes"));
     let none = open(&KIND.kind.parse("blk").unwrap()).err().unwrap().to_string();
     assert_eq!(none, "A disk needs an image: `path=FILE`");
 }

@@ -22,10 +22,10 @@ pub const KIND_OPTIONS: Kind = Kind {
         Key {
             name: "mtu",
             about: "bytes of the longest packet, also for the tap",
-            value: Value::Size,
+            value: Value::Number,
             default: "the tap's",
         },
-        Key { name: "queues", about: "queue pairs, with a thread each", value: Value::Size, default: "1" },
+        Key { name: "queues", about: "queue pairs, with a thread each", value: Value::Number, default: "1" },
         Key { name: "rx-rate", about: "bytes per second that the guest gets", value: Value::Size, default: "no limit" },
         Key {
             name: "tx-rate",
@@ -161,7 +161,7 @@ mod tests {
         }
         let error = read("net,tap=t,mtu=67").unwrap_err().to_string();
         assert_eq!(error, "`mtu=67` is not between 68 and 65521");
-        assert!(read("net,tap=t,mtu=64K").is_err());
+        assert!(read("net,tap=t,mtu=65522").is_err());
         assert!(read("net,tap=t,queues=17").is_err());
     }
 }

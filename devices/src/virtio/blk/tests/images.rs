@@ -52,6 +52,37 @@ pub(super) fn create_qcow2(path: &Path, size: u64, backing: Option<(&str, &str)>
 }
 
 #[test]
+fn a_qcow2_image_that_is_not_whole_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("disk.qcow2");
+    create_qcow2(&path, 1 << 30, None);
+    let text = format!("blk,path={},format=qcow2", path.display());
+    let refusal = || match open(&KIND.kind.parse(&text).unwrap()) {
+        Ok(_) => String::new(),
+        Err(error) => error.source().unwrap().to_string(),
+    };
+    assert_eq!(refusal(), "");
+    let whole = fs::read(&path).unwrap();
+    let long = |at: usize| u64::from_be_bytes(whole[at..at + 8].try_into().unwrap()) as usize;
+    let (first_level, refcounts) = (long(40), long(48));
+
+    for (cut, table) in [(first_level, "first-level table"), (refcounts + 8, "refcount table")] {
+        fs::write(&path, &whole[..cut]).unwrap();
+        let error = refusal();
+        assert!(error.contains("It is cut off") && error.contains(&format!("the file has {cut}")), "{table}: {error}");
+    }
+    // The first entry of the first-level table names a table behind the end.
+    let mut beyond = whole.clone();
+    beyond[first_level..first_level + 8].copy_from_slice(&((1_u64 << 63) | (1 << 40)).to_be_bytes());
+    fs::write(&path, &beyond).unwrap();
+    assert!(refusal().contains("its second-level table reaches to byte 10995"), "{}", refusal());
+    let mut huge = whole;
+    huge[24..32].copy_from_slice(&(1_u64 << 60).to_be_bytes());
+    fs::write(&path, &huge).unwrap();
+    assert!(refusal().contains("does not fit its size of 1152921504606846976 bytes"), "{}", refusal());
+}
+
+#[test]
 fn a_qcow2_image_keeps_what_was_flushed() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("disk.qcow2");
