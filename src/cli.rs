@@ -8,8 +8,9 @@ use std::time::Duration;
 use carpel_arch::Topology;
 use carpel_arch::map::{Arch, Boot};
 use carpel_devices::units;
-use clap::error::ErrorKind;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
+use clap::builder::NonEmptyStringValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::cpus;
 use crate::map::Format;
@@ -89,7 +90,7 @@ pub struct GuestArgs {
     #[arg(long, value_name = "NAME")]
     pub layout: Option<String>,
     /// Interrupt controller of an aarch64 guest: GICv2 or GICv3 [default: 3 where the host has it]
-    #[arg(long, value_name = "VERSION", value_parser = value_parser!(u8).range(2..=3))]
+    #[arg(long, value_name = "VERSION", value_parser = gic)]
     pub gic: Option<u8>,
 }
 
@@ -101,7 +102,7 @@ pub struct MapArgs {
     #[arg(long, value_name = "ARCH", value_parser = architecture)]
     pub arch: Option<Arch>,
     /// Guest physical address bits [default: 46 on x86_64, 40 on aarch64 and riscv64]
-    #[arg(long, value_name = "BITS")]
+    #[arg(long, value_name = "BITS", value_parser = phys_bits, allow_hyphen_values = true)]
     pub phys_bits: Option<u8>,
     /// How to print it
     #[arg(long, value_enum, default_value = "text")]
@@ -116,7 +117,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "MODEL", allow_hyphen_values = true)]
     pub cpu: Option<String>,
     /// Add to the kernel command line (may repeat)
-    #[arg(short, long, visible_alias = "cmdline", value_name = "TEXT")]
+    #[arg(short, long, visible_alias = "cmdline", value_name = "TEXT", allow_hyphen_values = true)]
     pub append: Vec<String>,
     /// Give the guest a disk: FILE, then keys of blk, as in FILE,ro,id=X; `carpel devices` lists them (may repeat)
     #[arg(long, value_name = "FILE")]
@@ -137,16 +138,16 @@ pub struct RunArgs {
     #[arg(long, value_name = "TARGET", default_value = "stdio")]
     pub console: String,
     /// End the guest after this time (30s, 2m, 500ms), with status 124
-    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = units::duration, allow_hyphen_values = true)]
     pub timeout: Option<Duration>,
     /// End the guest when its console was silent for this time, with status 122
-    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = units::duration, allow_hyphen_values = true)]
     pub watchdog: Option<Duration>,
     /// End the guest when a line of its console matches, with status 0
-    #[arg(long, value_name = "REGEX")]
+    #[arg(long, value_name = "REGEX", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub until: Option<String>,
     /// End the guest when a line of its console matches, with status 123
-    #[arg(long, value_name = "REGEX")]
+    #[arg(long, value_name = "REGEX", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub fail_on: Option<String>,
     /// Write the run's facts to a file: JSON, or JUnit if its name ends in .xml
     #[arg(long, value_name = "FILE")]
@@ -181,6 +182,19 @@ fn boot(name: &str) -> Result<Boot, String> {
     found.ok_or_else(|| format!("The ways to boot are {}", ways.map(Boot::name).join(", ")))
 }
 
+fn gic(version: &str) -> Result<u8, &'static str> {
+    match version {
+        "2" => Ok(2),
+        "3" => Ok(3),
+        _ => Err("The versions are 2 and 3"),
+    }
+}
+
+/// Which numbers there are is the map's to say.
+fn phys_bits(bits: &str) -> Result<u8, &'static str> {
+    bits.parse().map_err(|_| "Address bits are a whole number from 32 to 52")
+}
+
 /// Prints help or version as they are, and an error as one line.
 pub fn report_usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
@@ -192,10 +206,28 @@ pub fn report_usage(error: &clap::Error) -> ExitCode {
         output::complain("No command is given; see `carpel --help`");
         return ExitCode::from(USAGE_ERROR);
     }
-    output::complain(usage_error(&error.render().to_string()));
+    let mut message = usage_error(&error.render().to_string());
+    let unknown = [ErrorKind::UnknownArgument, ErrorKind::InvalidSubcommand].contains(&error.kind());
+    if unknown && !message.contains("; tip: ") {
+        message += &advice(error);
+    }
+    output::complain(message);
     // `--` comes before a command only.
     let with_command = std::env::args_os().any(|argument| argument == "--");
     ExitCode::from(if with_command { FAILURE } else { USAGE_ERROR })
+}
+
+/// Where to read on, after an argument that is unlike any other.
+fn advice(error: &clap::Error) -> String {
+    let argument = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => argument.as_str(),
+        _ => return "; see `carpel --help`".into(),
+    };
+    let command = std::env::args().nth(1).filter(|name| Cli::command().find_subcommand(name).is_some());
+    let command = command.map_or_else(String::new, |name| name + " ");
+    let kernel =
+        if command == "run " && !argument.starts_with('-') { ": a kernel is named by --kernel FILE" } else { "" };
+    format!("; see `carpel {command}--help`{kernel}")
 }
 
 /// What the parser found wrong, without its advice to put values behind `--`, which comes before a command here.

@@ -29,8 +29,8 @@ const WRONG: &[(&[&str], &[&str])] = &[
     (&["--layout", "ibm"], &["`ibm`", "x86_64", "krun", "crosvm"]),
     (&["--layout", "a\nb\x1b[31m"], &["`a\\nb\\u{1b}[31m`"]),
     (&["--untill", "x"], &["'--untill'", "a similar argument exists: '--until'"]),
-    (&["--frobnicate"], &["'--frobnicate'"]),
-    (&["stray"], &["'stray'"]),
+    (&["--frobnicate"], &["'--frobnicate'", "see `carpel run --help`"]),
+    (&["stray"], &["'stray'", "named by --kernel FILE"]),
     (&["--device", "sound"], &["`sound`", "irqchip", "carpel devices"]),
     (&["--device", "irqchip,colour=red"], &["irqchip,colour=red", "`colour`", "mode"]),
     (&["--device", "irqchip,mode=none"], &["irqchip,mode=none", "split", "full", "`none`"]),
@@ -39,6 +39,13 @@ const WRONG: &[(&[&str], &[&str])] = &[
     (&["--timeout", "0"], &["'0'", "--timeout"]),
     (&["--timeout", "soon"], &["'soon'", "--timeout", "such as 30s"]),
     (&["--watchdog", "1d"], &["'1d'", "--watchdog", "such as 30s"]),
+    (&["--timeout", "-1s"], &["'-1s'", "--timeout", "such as 30s"]),
+    (&["--timeout", "--dry-run"], &["'--dry-run'", "--timeout"]),
+    (&["--until", ""], &["--until <REGEX>", "value is required"]),
+    (&["--fail-on", ""], &["--fail-on <REGEX>", "value is required"]),
+    (&["--gic", "4"], &["'4'", "2 and 3"]),
+    (&["--device", "balloon,size=2G"], &["`balloon,size=2G`", "1 GiB", "must be smaller"]),
+    (&["--firmware", "/dev/null"], &["/dev/null", "It is a device"]),
     (&["--until", "("], &["`(`", "regular expression", "unclosed group"]),
     (&["--fail-on", "a{99999}{99999}"], &["`a{99999}{99999}`", "regular expression"]),
     (&["--console", "socket"], &["`--console socket`", "stdio, null"]),
@@ -98,7 +105,8 @@ fn without_anything_to_do_the_message_says_what_to_name() {
     expect_parts(&refusal(&mut carpel::<&str>(&[]), 2), &["carpel --help"]);
     expect_parts(&refusal(&mut carpel(&["run"]), 2), &["no kernel", "--kernel FILE"]);
     expect_parts(&refusal(&mut carpel(&["run", "-k", ""]), 2), &["--kernel <FILE>"]);
-    expect_parts(&refusal(&mut carpel(&["launch"]), 2), &["'launch'"]);
+    expect_parts(&refusal(&mut carpel(&["launch"]), 2), &["'launch'", "see `carpel --help`"]);
+    expect_parts(&refusal(&mut carpel(&["map", "--phys-bits", "many"]), 2), &["'many'", "32 to 52"]);
     expect_parts(&refusal(&mut carpel(&["map", "--arch", "vax"]), 2), &["'vax'", "x86_64, aarch64, riscv64"]);
     expect_parts(&refusal(&mut carpel(&["map", "--format", "yaml"]), 2), &["'yaml'", "text, json, markdown"]);
     expect_parts(&refusal(&mut carpel(&["map", "--phys-bits", "99"]), 2), &["99", "32 to 52"]);

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod carpel;
+mod devices;
 mod files;
 #[expect(dead_code, reason = "the tests of payloads use all of it, these do not")]
 #[path = "../payload/guest.rs"]
