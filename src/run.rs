@@ -127,7 +127,7 @@ fn run_guest(
     let printed = console.printed();
     let kvm = kvm::open()?;
     let machine = Machine::new(kvm, plan, files, devices, console, ending).context("Cannot build the machine")?;
-    log::debug!("Booting a {} with `{}`", plan.kernel.format.name(), plan.cmdline);
+    log::debug!("Booting {} with `{}`", plan.kernel.format.name(), plan.cmdline);
 
     // The user's terminal is raw until the guest has ended.
     let raw = match &input {
