@@ -222,6 +222,8 @@ fn run(lane: Lane, stop: &Arc<Stop>) {
         // Interrupted by a signal or not, there is nothing to do but to look again.
         let _ = manager.run();
     }
+    // What the guest sent last, before it ended itself.
+    let _ = manager.run_with_timeout(0);
 }
 
 impl event_manager::EventSubscriber for Stop {
@@ -233,5 +235,70 @@ impl event_manager::EventSubscriber for Stop {
 
     fn process(&self, _events: Events, _ops: &mut EventOps) {
         let _ = self.wake.read();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::virtio::VirtioDevice;
+    use crate::virtio::testing::Guest;
+
+    /// Tells of each kick, and then waits as long as there is somebody to let it go on.
+    struct Waiting {
+        kicked: mpsc::Sender<usize>,
+        go_on: Receiver<()>,
+    }
+
+    impl Worker for Waiting {
+        fn queues(&self) -> Range<usize> {
+            0..2
+        }
+
+        fn kick(&mut self, queue: usize, _queues: &mut Queues) -> Result<(), Fault> {
+            self.kicked.send(queue).unwrap();
+            let _ = self.go_on.recv();
+            Ok(())
+        }
+    }
+
+    struct Device(Option<Waiting>);
+
+    impl VirtioDevice for Device {
+        fn device_type(&self) -> u32 {
+            42
+        }
+
+        fn queue_sizes(&self) -> Vec<u16> {
+            vec![16; 2]
+        }
+
+        fn workers(&mut self, _interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
+            self.0.take().into_iter().map(|worker| Box::new(worker) as Box<dyn Worker>).collect()
+        }
+    }
+
+    #[test]
+    fn what_the_guest_sent_before_its_end_is_served() {
+        let ((kicked, kicks), (go, go_on)) = (channel(), channel());
+        let mut guest = Guest::new(Box::new(Device(Some(Waiting { kicked, go_on }))));
+        guest.start();
+        // Queues are looked at when they start.
+        for _ in 0..2 {
+            kicks.recv().unwrap();
+            go.send(()).unwrap();
+        }
+        guest.kick(0);
+        assert_eq!(kicks.recv(), Ok(0));
+        guest.kick(1);
+        let end = thread::spawn(move || drop(guest));
+        thread::sleep(Duration::from_millis(50));
+        drop(go);
+        end.join().unwrap();
+        assert_eq!(kicks.try_recv(), Ok(1));
     }
 }
