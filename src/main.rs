@@ -21,8 +21,14 @@ use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
-        // A bug of ours: one line, like any other failure, and never a guest left running by the other threads.
-        output::complain(format!("Internal error: {info}").replace('\n', " "));
+        // One line, like any other failure, and never a guest left running by the other threads.
+        let message = match info.payload_as_str() {
+            // How the standard library says that a new thread has no memory for its signals' stack.
+            Some(reason) if reason.contains("alternative stack") => format!("Cannot start a thread: {reason}"),
+            // A bug of ours.
+            _ => format!("Internal error: {info}").replace('\n', " "),
+        };
+        output::complain(message);
         process::exit(cli::FAILURE.into());
     }));
     let cli = match Cli::try_parse() {
