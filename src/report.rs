@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use carpel_devices::endpoint;
 use carpel_vmm::config::Config;
 use carpel_vmm::plan::Plan;
 use carpel_vmm::run::Facts;
@@ -44,7 +45,9 @@ impl Report {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => (open(File::options().create(true)), false),
             opened => (opened, true),
         };
-        let file = opened.with_context(|| format!("Cannot write the report to {}", path.display()))?;
+        let context = || format!("Cannot write the report to {}", path.display());
+        let file = opened.with_context(context)?;
+        endpoint::claim(&file).with_context(context)?;
         Ok(Self { path: path.to_owned(), file, vain })
     }
 
@@ -57,10 +60,7 @@ impl Report {
     }
 
     fn replace(&mut self, text: &str) -> io::Result<()> {
-        // Pipes and devices have no length.
-        if self.file.metadata()?.is_file() {
-            self.file.set_len(0)?;
-        }
+        endpoint::empty(&self.file)?;
         self.file.write_all(text.as_bytes())
     }
 }

@@ -14,7 +14,7 @@ fn a_refused_device_leaves_no_file_of_another() {
         &["--report", "run.xml", "--console", "file=missing/log"],
         &["--console", "file=log", "--disk", "missing"],
         &["--vsock", "cid=3,uds=socket", "--disk", "missing"],
-        &["--disk", "missing", "--device", "console,name=a,socket=port"],
+        &["--device", "console,name=a,file=port", "--device", "console,name=b,socket=other", "--disk", "missing"],
     ] {
         expect_parts(&refusal(&mut hello(args), 2), &["missing", "No such file or directory"]);
     }
@@ -57,6 +57,28 @@ fn two_disks_share_an_image_only_to_read_it() {
     }
     run(",ro", ",ro").expect_status(0);
     run(",ro", ",ephemeral").expect_status(0);
+}
+
+#[test]
+fn no_output_goes_into_a_disk_or_into_another_output() {
+    let directory = tempdir().unwrap();
+    let image = directory.path().join("disk.img");
+    let image = image.to_str().unwrap();
+    fs::write(image, vec![7; 4096]).unwrap();
+    let [file, port] = [format!("file={image}"), format!("console,name=a,file={image}")];
+    for args in [
+        &["--disk", image, "--console", &file][..],
+        &["--disk", &format!("{image},ro"), "--console", &file],
+        &["--disk", image, "--device", &port],
+        &["--disk", image, "--report", image],
+        &["--console", &file, "--report", image],
+        &["--console", &file, "--device", &port],
+    ] {
+        let line = complaint(finish(&mut hello(args)), 2);
+        expect_parts(&line, &[image, "in use by another"]);
+        let held = fs::read(image).unwrap();
+        assert!(args[0] == "--console" || held == vec![7; 4096], "{args:?}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use carpel_arch::map::MemoryMap;
 use carpel_devices::bus::Bus;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::virtio::VirtioDevice;
-use carpel_devices::virtio::console::ConsoleHandle;
+use carpel_devices::virtio::console::{self, ConsoleHandle};
 use carpel_devices::virtio::lane::{Lane, LaneThreads};
 use carpel_devices::virtio::transport::mmio::Mmio;
 use thiserror::Error;
@@ -68,20 +68,25 @@ pub fn words(windows: &[Window]) -> Vec<String> {
 
 /// Finds the devices of a configuration that no host can make.
 pub fn check(config: &Config) -> Result<(), OpenError> {
-    each(config, |device| (device.kind.check)(&device.options))
+    config.virtio.iter().try_for_each(|device| (device.kind.check)(&device.options).map_err(cannot_make(device)))
 }
 
 /// Makes the devices of a configuration, with all that they need of the host.
 pub fn open(config: &Config) -> Result<Vec<Box<dyn VirtioDevice>>, OpenError> {
-    each(config, |device| (device.kind.open)(&device.options))
+    let mut order: Vec<_> = config.virtio.iter().enumerate().collect();
+    // Consoles last: they create files and make them empty, for nothing where another device cannot be had, and by then an
+    // image is locked.
+    order.sort_by_key(|(_, device)| device.kind.kind.name == console::KIND.kind.name);
+    let open = |(index, device): (usize, &VirtioConfig)| {
+        Ok((index, (device.kind.open)(&device.options).map_err(cannot_make(device))?))
+    };
+    let mut devices = order.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    devices.sort_by_key(|(index, _)| *index);
+    Ok(devices.into_iter().map(|(_, device)| device).collect())
 }
 
-fn each<T, C: FromIterator<T>>(
-    config: &Config,
-    call: impl Fn(&VirtioConfig) -> Result<T, Box<dyn Error + Send + Sync>>,
-) -> Result<C, OpenError> {
-    let error = |device: &VirtioConfig, source| OpenError { device: device.options.text().to_owned(), source };
-    config.virtio.iter().map(|device| call(device).map_err(|source| error(device, source))).collect()
+fn cannot_make(device: &VirtioConfig) -> impl FnOnce(Box<dyn Error + Send + Sync>) -> OpenError {
+    |source| OpenError { device: device.options.text().to_owned(), source }
 }
 
 /// What the devices need of the machine from now on.

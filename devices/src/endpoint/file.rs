@@ -1,6 +1,6 @@
 //! Files, pipes and terminals that others may share with us, so that their flags are not ours to change.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::FileTypeExt as _;
@@ -110,4 +110,21 @@ impl Stdin {
         }
         0
     }
+}
+
+/// Keeps a regular file from other disks, consoles and reports, of this guest or another, until it is closed: what one writes
+/// would destroy what is the other's. The lock is flock's, as that of disks.
+pub fn claim(file: &File) -> io::Result<()> {
+    match file.metadata()?.is_file().then(|| file.try_lock()) {
+        Some(Err(TryLockError::WouldBlock)) => {
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, "It is in use by another device, guest or process"))
+        }
+        // Some file systems know no locks.
+        _ => Ok(()),
+    }
+}
+
+/// Makes a file empty; pipes and devices have no length.
+pub fn empty(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
 }

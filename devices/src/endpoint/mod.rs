@@ -18,6 +18,7 @@ use thiserror::Error;
 
 pub use crate::host_socket::SocketError;
 use file::{FileOutput, Stdin};
+pub use file::{claim, empty};
 use pty::Pty;
 use socket::{Socket, SocketInput};
 
@@ -101,7 +102,10 @@ impl Target {
                 (Sink::File(FileOutput::new(output.into())), Some(Source::Stdin(Stdin::default())))
             }
             Self::File(path) => {
-                let file = File::create(path).map_err(|source| OpenError::File { path: path.clone(), source })?;
+                let error = |source| OpenError::File { path: path.clone(), source };
+                let file = File::options().write(true).create(true).truncate(false).open(path).map_err(error)?;
+                // Only now is it known that it is no disk's image.
+                file::claim(&file).and_then(|()| file::empty(&file)).map_err(error)?;
                 (Sink::File(FileOutput::new(file)), None)
             }
             Self::Socket(path) => {
