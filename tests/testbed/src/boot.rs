@@ -41,7 +41,7 @@ pub struct Files {
     tiny: TinyKernel,
     scratch: TempDir,
     blob_md5: String,
-    bios: PathBuf,
+    firmware: Vec<(&'static str, PathBuf)>,
 }
 
 impl Files {
@@ -62,13 +62,24 @@ impl Files {
         let vmlinux = stock.vmlinux()?;
         pack("gzip", &vmlinux, &scratch.path().join("vmlinux.gz"))?;
         pack("zstd", &stock.image, &scratch.path().join("bzImage.zst"))?;
-        Ok(Self { carpel, vmlinux, stock: stock.image, tiny, blob_md5: md5(&blob)?, scratch, bios: bios::image()? })
+        Ok(Self {
+            carpel,
+            vmlinux,
+            stock: stock.image,
+            tiny,
+            blob_md5: md5(&blob)?,
+            scratch,
+            firmware: bios::images()?,
+        })
     }
 
     /// Puts them into the host, under the names that the steps use.
     pub fn give(&self, host: &mut Host) {
         host.file("carpel", &self.carpel).file("bzImage", &self.stock).file("vmlinux", &self.vmlinux);
-        host.file("tiny", &self.tiny.image).file("bios", &self.bios);
+        host.file("tiny", &self.tiny.image);
+        for (name, image) in &self.firmware {
+            host.file(name, image);
+        }
         for file in ["guest.cpio", "big.cpio", "vmlinux.gz", "bzImage.zst", "bios-disk"].iter().chain(&virtio::FILES) {
             host.file(file, &self.scratch.path().join(file));
         }
@@ -81,6 +92,7 @@ impl Files {
         steps.extend(ending::steps());
         steps.extend(ways::steps());
         steps.push(bios::boots_a_disk());
+        steps.push(bios::starts_a_kernel());
         steps.extend(virtio::each(&X86_64, "bzImage"));
         steps.push(virtio::together(&X86_64, "vmlinux", "crosvm"));
         steps

@@ -1,4 +1,5 @@
-//! Firmware that boots the stock kernel from a disk: SeaBIOS, and SYSLINUX in the master boot record and on a FAT partition.
+//! Firmware that boots the stock kernel: SeaBIOS from a disk, with SYSLINUX in the master boot record and on a FAT partition; and qboot,
+//! which is handed the kernel.
 
 use std::env;
 use std::fs::{self, File};
@@ -31,9 +32,13 @@ const ACTIVE: u8 = 0x80;
 /// The kernel's whole command line: nothing of carpel's reaches a kernel that a boot loader starts.
 const APPEND: &str = "console=ttyS0 panic=-1 quiet finish=poweroff";
 
-/// The image that the host has.
-pub fn image() -> Result<PathBuf> {
-    Ok(candidate("seabios")?.unpacked()?.join("usr/share/seabios/bios-256k.bin"))
+/// The images that the host has: their names there, the packages that they come from, and where they are in these.
+const IMAGES: [(&str, &str, &str); 2] =
+    [("bios", "seabios", "usr/share/seabios/bios-256k.bin"), ("qboot", "qemu-system-data", "usr/share/qemu/qboot.rom")];
+
+/// The images, unpacked: their names in the host, and where they are.
+pub fn images() -> Result<Vec<(&'static str, PathBuf)>> {
+    IMAGES.iter().map(|&(name, package, path)| Ok((name, candidate(package)?.unpacked()?.join(path)))).collect()
 }
 
 /// Writes a disk that boots this kernel and initrd.
@@ -90,4 +95,16 @@ pub fn boots_a_disk() -> Step {
     });
     let script = carpel("--firmware bios --disk bios-disk -c 2 -m 512M");
     step("SeaBIOS, SYSLINUX and the stock kernel from a disk", script, check)
+}
+
+/// qboot starts the kernel that it is handed in parts: by its setup code, in real mode.
+pub fn starts_a_kernel() -> Step {
+    let check: Check = Box::new(|guest| {
+        ended_with(guest, 0)?;
+        let cpus: Vec<_> = said(&guest.text, "cpus").collect();
+        ensure!(cpus == ["2"], "The guest says {cpus:?} for its CPUs");
+        Ok(())
+    });
+    let script = carpel("--firmware qboot -k bzImage -i guest.cpio -c 2 -m 512M -a 'quiet finish=poweroff'");
+    step("qboot and the stock kernel that it is handed", script, check)
 }
