@@ -135,7 +135,8 @@ pub fn place(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
     }
 }
 
-/// Makes the devices of the plan; firmware reads some of the files through one of them. The first serial port prints to `console`; what devices report goes to `ending`.
+/// Makes the devices of the plan; firmware reads some of the files through one of them. The first serial port prints to `console`;
+/// what devices report goes to `ending`.
 pub fn build(
     vm: &Vm,
     plan: &Plan,
