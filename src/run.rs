@@ -13,7 +13,7 @@ use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
 use carpel_vmm::kvm;
 use carpel_vmm::machine::Machine;
-use carpel_vmm::outcome::{Ending, Outcome};
+use carpel_vmm::outcome::{Outcome, Shutdown};
 use carpel_vmm::plan::{Files, Plan};
 use carpel_vmm::platform::Place;
 use carpel_vmm::run::{ConsoleState, Facts};
@@ -63,7 +63,7 @@ struct Prepared {
     watch: Watch,
     endpoint: Endpoint,
     report: Option<Report>,
-    ending: Arc<Ending>,
+    shutdown: Arc<Shutdown>,
 }
 
 /// What goes wrong here is the command line's fault, or the host has run out of something.
@@ -77,8 +77,8 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
     let target = config::console(&args.console)?;
     let files = Files::open(&config)?;
     let plan = Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?);
-    let ending = Arc::new(Ending::new().context("Cannot create an eventfd")?);
-    let watch = Watch::new(&limits, Arc::clone(&ending))?;
+    let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
+    let watch = Watch::new(&limits, Arc::clone(&shutdown))?;
     let open_console = |target: &Target| target.open("The console").context("Cannot connect the console");
     let (devices, endpoint, report) = if args.dry_run {
         (Vec::new(), open_console(&Target::Null)?, None)
@@ -86,15 +86,15 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
         let report = args.report.as_deref().map(Report::open).transpose()?;
         (virtio::open(&config)?, open_console(&target)?, report)
     };
-    Ok(Prepared { config, plan, files, devices, limits, watch, endpoint, report, ending })
+    Ok(Prepared { config, plan, files, devices, limits, watch, endpoint, report, shutdown })
 }
 
 impl Prepared {
     /// Runs the guest, then tells and reports how it ended: also where no guest came to run.
     fn boot(self) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
-        let console = Console::new(output, self.watch, Arc::clone(&self.ending));
-        let facts = run_guest(&self.plan, &self.files, self.devices, &console, input, &self.limits, &self.ending);
+        let console = Console::new(output, self.watch, Arc::clone(&self.shutdown));
+        let facts = run_guest(&self.plan, &self.files, self.devices, &console, input, &self.limits, &self.shutdown);
         let facts = facts.unwrap_or_else(|error| Facts {
             outcome: Outcome::Failed(output::one_line(error)),
             duration: Duration::ZERO,
@@ -122,11 +122,11 @@ fn run_guest(
     console: &Console,
     input: Option<Input>,
     limits: &Limits,
-    ending: &Arc<Ending>,
+    shutdown: &Arc<Shutdown>,
 ) -> Result<Facts> {
     let printed = console.printed();
     let kvm = kvm::open()?;
-    let machine = Machine::new(kvm, plan, files, devices, console, ending).context("Cannot build the machine")?;
+    let machine = Machine::new(kvm, plan, files, devices, console, shutdown).context("Cannot build the machine")?;
     log::debug!("Booting {} with `{}`", plan.kernel.format.name(), plan.cmdline);
 
     // The user's terminal is raw until the guest has ended.
@@ -134,7 +134,7 @@ fn run_guest(
         Some(input) if input.is_stdin() => RawTerminal::enter().context("Cannot set the terminal to raw mode")?,
         _ => None,
     };
-    Ok(machine.run(limits, ConsoleState { printed, input, terminal: raw.is_some() }, ending)?)
+    Ok(machine.run(limits, ConsoleState { printed, input, terminal: raw.is_some() }, shutdown)?)
 }
 
 /// Says how it ended, where the status alone says too little.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use carpel_devices::console::ConsoleOutput;
 use carpel_devices::endpoint::Output;
 
-use crate::outcome::{Ending, Outcome};
+use crate::outcome::{Outcome, Shutdown};
 use crate::watch::Watch;
 
 /// How long to wait for a full output before asking again whether the run has ended, in milliseconds.
@@ -21,15 +21,15 @@ const SIGPIPE: u8 = 13;
 pub struct Console {
     output: Output,
     watch: Watch,
-    ending: Arc<Ending>,
+    shutdown: Arc<Shutdown>,
     printed: Arc<AtomicU64>,
     failed: bool,
 }
 
 impl Console {
     /// A console that is watched and goes to `output`.
-    pub fn new(output: Output, watch: Watch, ending: Arc<Ending>) -> Self {
-        Self { output, watch, ending, printed: Arc::default(), failed: false }
+    pub fn new(output: Output, watch: Watch, shutdown: Arc<Shutdown>) -> Self {
+        Self { output, watch, shutdown, printed: Arc::default(), failed: false }
     }
 
     /// How many bytes the guest has printed.
@@ -39,14 +39,14 @@ impl Console {
 
     fn put(&self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
-        while !rest.is_empty() && !self.ending.ended() {
+        while !rest.is_empty() && !self.shutdown.ended() {
             match self.output.write(rest) {
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Whoever shares our terminal or pipe may have made it non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.output.wait(FULL_WAIT),
                 // Said by the outcome, not as lost output.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.ending.end(Outcome::Signal(SIGPIPE)),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.shutdown.end(Outcome::Signal(SIGPIPE)),
                 Err(error) => return Err(error),
             }
         }
@@ -75,7 +75,7 @@ impl ConsoleOutput for Console {
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => 0,
                 io::ErrorKind::BrokenPipe => {
-                    self.ending.end(Outcome::Signal(SIGPIPE));
+                    self.shutdown.end(Outcome::Signal(SIGPIPE));
                     bytes.len()
                 }
                 _ => {

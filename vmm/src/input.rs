@@ -11,7 +11,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::outcome::{Ending, Outcome};
+use crate::outcome::{Outcome, Shutdown};
 
 /// What is read at once, in bytes: the serial port's FIFO. No more than this is ever held back.
 const CHUNK: usize = 64;
@@ -31,7 +31,7 @@ const SOURCE: u32 = 2;
 pub struct Input {
     source: endpoint::Input,
     ports: Ports,
-    ending: Arc<Ending>,
+    shutdown: Arc<Shutdown>,
     serial_room: Arc<EventFd>,
     retry: TimerFd,
     /// Set if the escape key means something: on a terminal.
@@ -55,11 +55,11 @@ struct Escape {
 
 impl Input {
     /// Input for these ports; on a terminal, with the escape key.
-    pub fn new(source: endpoint::Input, ports: Ports, ending: Arc<Ending>, terminal: bool) -> io::Result<Self> {
+    pub fn new(source: endpoint::Input, ports: Ports, shutdown: Arc<Shutdown>, terminal: bool) -> io::Result<Self> {
         let serial_room = ports.serial.lock().unwrap_or_else(PoisonError::into_inner).room();
         let escape = terminal.then(Escape::default);
         let (retry, pending) = (TimerFd::new()?, Vec::with_capacity(CHUNK));
-        Ok(Self { source, ports, ending, serial_room, retry, escape, pending })
+        Ok(Self { source, ports, shutdown, serial_room, retry, escape, pending })
     }
 
     /// Hands over what is pending, then reads more, until the port is full or there is nothing to read now.
@@ -73,7 +73,7 @@ impl Input {
             let bytes = &bytes[..count];
             match self.escape.as_mut().map(|escape| escape.filter(bytes, &mut self.pending)) {
                 None => self.pending.extend_from_slice(bytes),
-                Some(true) => return self.ending.end(Outcome::Escape),
+                Some(true) => return self.shutdown.end(Outcome::Escape),
                 Some(false) => {}
             }
         }

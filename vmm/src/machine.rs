@@ -7,7 +7,7 @@ use carpel_devices::bus::BusError;
 use carpel_devices::console::ConsolePort;
 use carpel_devices::virtio::VirtioDevice;
 use carpel_devices::virtio::console::ConsoleHandle;
-use carpel_devices::virtio::lane::Lane;
+use carpel_devices::virtio::runner::Runner;
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 
@@ -17,7 +17,7 @@ use crate::exit::Buses;
 use crate::kvm::{self, KvmError, Vm};
 use crate::loader::LoadError;
 use crate::memory::{GuestRam, HUGE_PAGE, MemoryError};
-use crate::outcome::Ending;
+use crate::outcome::Shutdown;
 use crate::plan::{Files, Plan};
 use crate::platform;
 use crate::threads::NewVcpus;
@@ -26,7 +26,7 @@ use crate::virtio;
 /// A guest that has not run yet. Fields are dropped in this order: vCPUs and devices before the memory that they use.
 pub struct Machine {
     pub(crate) vcpus: NewVcpus,
-    pub(crate) lanes: Vec<Lane>,
+    pub(crate) runners: Vec<Runner>,
     pub(crate) buses: Arc<Buses>,
     pub(crate) serial: Arc<Mutex<dyn ConsolePort>>,
     pub(crate) console: Option<ConsoleHandle>,
@@ -66,23 +66,23 @@ pub enum MachineError {
 
 impl Machine {
     /// Builds the machine with these virtio devices, which are the plan's. The console's output goes to `console`; what
-    /// devices report goes to `ending`.
+    /// devices report goes to `shutdown`.
     pub fn new(
         kvm: Kvm,
         plan: &Arc<Plan>,
         files: &Files,
         devices: Vec<Box<dyn VirtioDevice>>,
         console: &Console,
-        ending: &Arc<Ending>,
+        shutdown: &Arc<Shutdown>,
     ) -> Result<Self, MachineError> {
         let kvm = Arc::new(kvm);
         let ram = GuestRam::new(&plan.map.slots(), is_small(plan))?;
         let mut vcpus = NewVcpus::start(Arc::clone(&kvm)).map_err(MachineError::Threads)?;
         let vm = Vm::new(&kvm, plan, &ram)?;
         let rom = rom(&vm, plan, files)?;
-        vcpus.build_on(vm.foundation(plan, ram.memory()));
+        vcpus.build_on(vm.vcpu_setup(plan, ram.memory()));
         kvm::load(plan, files, ram.memory())?;
-        let (mut buses, serial) = platform::build(&vm, plan, files, Box::new(console.clone()), ending)?;
+        let (mut buses, serial) = platform::build(&vm, plan, files, Box::new(console.clone()), shutdown)?;
         let view = View {
             map: plan.map.clone(),
             devices: plan.devices.clone(),
@@ -90,10 +90,10 @@ impl Machine {
             memory: ram.memory().clone(),
         };
         let memory = Arc::new(ram.memory().clone());
-        let virtio::Built { lanes, console } = virtio::build(&vm, plan, devices, console, &memory, &mut buses.mmio)?;
+        let virtio::Built { runners, console } = virtio::build(&vm, plan, devices, console, &memory, &mut buses.mmio)?;
         Ok(Self {
             vcpus,
-            lanes,
+            runners,
             buses: Arc::new(buses),
             serial,
             console,

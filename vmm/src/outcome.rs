@@ -94,7 +94,7 @@ impl Outcome {
 /// Where vCPUs, devices, console and timers hand in an outcome. The first one stands, except that a panic seen before
 /// it takes precedence over what a panic leads to.
 #[derive(Debug)]
-pub struct Ending {
+pub struct Shutdown {
     state: Mutex<State>,
     ended: AtomicBool,
     wake: EventFd,
@@ -108,7 +108,7 @@ struct State {
     outcome: Option<Outcome>,
 }
 
-impl Ending {
+impl Shutdown {
     /// Nothing has ended yet.
     pub fn new() -> io::Result<Self> {
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
@@ -166,7 +166,7 @@ impl Ending {
     }
 }
 
-impl EventSink for Ending {
+impl EventSink for Shutdown {
     fn event(&self, event: GuestEvent) {
         match event {
             GuestEvent::PowerOff => self.end(Outcome::PowerOff),
@@ -185,20 +185,20 @@ impl EventSink for Ending {
 mod tests {
     use super::*;
 
-    fn outcome(notes: impl FnOnce(&Ending)) -> Outcome {
-        let ending = Ending::new().unwrap();
-        notes(&ending);
-        assert!(ending.ended());
-        assert!(ending.wake().read().unwrap() > 0);
-        ending.outcome().unwrap()
+    fn outcome(notes: impl FnOnce(&Shutdown)) -> Outcome {
+        let shutdown = Shutdown::new().unwrap();
+        notes(&shutdown);
+        assert!(shutdown.ended());
+        assert!(shutdown.wake().read().unwrap() > 0);
+        shutdown.outcome().unwrap()
     }
 
     #[test]
     fn the_first_outcome_stands() {
-        let first = |ending: &Ending| {
-            ending.end(Outcome::Until);
-            ending.end(Outcome::Reset);
-            ending.event(GuestEvent::Panicked);
+        let first = |shutdown: &Shutdown| {
+            shutdown.end(Outcome::Until);
+            shutdown.end(Outcome::Reset);
+            shutdown.event(GuestEvent::Panicked);
         };
         assert_eq!(outcome(first), Outcome::Until);
     }
@@ -206,9 +206,9 @@ mod tests {
     #[test]
     fn a_panic_wins_over_what_follows_from_it() {
         let ended_by = |later: Outcome| {
-            outcome(|ending| {
-                ending.note_panic();
-                ending.end(later);
+            outcome(|shutdown| {
+                shutdown.note_panic();
+                shutdown.end(later);
             })
         };
         assert_eq!(ended_by(Outcome::Reset), Outcome::Panicked);
@@ -220,10 +220,10 @@ mod tests {
 
     #[test]
     fn a_crash_kernel_runs_on_after_the_panic() {
-        let crash = |ending: &Ending| {
-            ending.event(GuestEvent::CrashLoaded);
-            assert!(!ending.ended() && !ending.dying());
-            ending.event(GuestEvent::PowerOff);
+        let crash = |shutdown: &Shutdown| {
+            shutdown.event(GuestEvent::CrashLoaded);
+            assert!(!shutdown.ended() && !shutdown.dying());
+            shutdown.event(GuestEvent::PowerOff);
         };
         assert_eq!(outcome(crash), Outcome::Panicked);
     }

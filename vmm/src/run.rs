@@ -19,9 +19,9 @@ use crate::config::Limits;
 use crate::dump::View;
 use crate::input::{Input, Ports};
 use crate::machine::Machine;
-use crate::outcome::{Ending, Outcome};
+use crate::outcome::{Outcome, Shutdown};
 use crate::terminal;
-use crate::threads::{ExitCounts, Remains, StartError, VcpuThreads};
+use crate::threads::{ExitCounts, ExitStatistics, StartError, VcpuThreads};
 use crate::virtio;
 
 /// How often vCPUs and the console are looked after.
@@ -83,38 +83,38 @@ pub struct Facts {
 
 impl Machine {
     /// Runs the machine until something ends it.
-    pub fn run(self, limits: &Limits, console: ConsoleState, ending: &Arc<Ending>) -> Result<Facts, RunError> {
+    pub fn run(self, limits: &Limits, console: ConsoleState, shutdown: &Arc<Shutdown>) -> Result<Facts, RunError> {
         let started = Instant::now();
         let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(RunError::Events)?;
-        let signals = Signals::new(Arc::clone(ending))?;
+        let signals = Signals::new(Arc::clone(shutdown))?;
         let dump_signal = readable([DUMP_SIGNAL])?;
         manager.add_subscriber(Box::new(signals));
-        manager.add_subscriber(Box::new(Wake(Arc::clone(ending))));
+        manager.add_subscriber(Box::new(Wake(Arc::clone(shutdown))));
         if let Some(timeout) = limits.timeout {
-            manager.add_subscriber(Box::new(Deadline::new(timeout, Arc::clone(ending))?));
+            manager.add_subscriber(Box::new(Deadline::new(timeout, Arc::clone(shutdown))?));
         }
         if let (true, Some(port)) = (console.terminal, &self.console) {
-            manager.add_subscriber(Box::new(Resize::new(port.clone(), Arc::clone(ending))?));
+            manager.add_subscriber(Box::new(Resize::new(port.clone(), Arc::clone(shutdown))?));
         }
         if let Some(source) = console.input {
             let ports = Ports { serial: self.serial, virtio: self.console };
-            manager.add_subscriber(Box::new(Input::new(source, ports, Arc::clone(ending), console.terminal)?));
+            manager.add_subscriber(Box::new(Input::new(source, ports, Arc::clone(shutdown), console.terminal)?));
         }
         // Once threads run, nothing may fail that would leave them behind.
         let timer = periodic(TICK)?;
-        let (lane_threads, lanes) = virtio::start_threads(self.lanes).map_err(RunError::Threads)?;
-        for lane in lanes {
-            manager.add_subscriber(Box::new(lane));
+        let (worker_threads, runners) = virtio::start_threads(self.runners).map_err(RunError::Threads)?;
+        for runner in runners {
+            manager.add_subscriber(Box::new(runner));
         }
-        let threads = VcpuThreads::start(self.vcpus, &self.buses, ending)?;
+        let threads = VcpuThreads::start(self.vcpus, &self.buses, shutdown)?;
         let threads = Arc::new(threads);
         manager.add_subscriber(Box::new(Dump {
             fd: dump_signal,
             view: Arc::clone(&self.view),
             threads: Arc::clone(&threads),
-            ending: Arc::clone(ending),
+            shutdown: Arc::clone(shutdown),
         }));
-        manager.add_subscriber(Box::new(Care {
+        manager.add_subscriber(Box::new(Watchdog {
             timer,
             threads: Arc::clone(&threads),
             halted_ticks: 0,
@@ -122,24 +122,24 @@ impl Machine {
             printed: Arc::clone(&console.printed),
             printed_before: 0,
             silent_ticks: 0,
-            ending: Arc::clone(ending),
+            shutdown: Arc::clone(shutdown),
         }));
 
-        while !ending.ended() {
+        while !shutdown.ended() {
             match manager.run() {
                 Ok(_) => {}
                 Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
-                Err(error) => ending.end(Outcome::Failed(format!("The event loop failed: {error}"))),
+                Err(error) => shutdown.end(Outcome::Failed(format!("The event loop failed: {error}"))),
             }
         }
         // What the guest sent last, before it ended itself.
         let _ = manager.run_with_timeout(0);
         // Before vCPUs are waited for: one may wait for a device to be reset, and does so no more when the device is gone.
         drop(manager);
-        drop(lane_threads);
-        let Remains { exits, registers } = Arc::into_inner(threads).map(VcpuThreads::join).unwrap_or_default();
+        drop(worker_threads);
+        let ExitStatistics { exits, registers } = Arc::into_inner(threads).map(VcpuThreads::join).unwrap_or_default();
         Ok(Facts {
-            outcome: ending.outcome().unwrap_or(Outcome::PowerOff),
+            outcome: shutdown.outcome().unwrap_or(Outcome::PowerOff),
             duration: started.elapsed(),
             exits,
             unmapped: self.buses.port.unmapped() + self.buses.mmio.unmapped(),
@@ -156,14 +156,14 @@ fn periodic(interval: Duration) -> io::Result<TimerFd> {
 }
 
 /// Registers a file for reading.
-fn watch_readable(ops: &mut EventOps, events: Events, ending: &Ending) {
+fn watch_readable(ops: &mut EventOps, events: Events, shutdown: &Shutdown) {
     if let Err(error) = ops.add(events) {
-        ending.end(Outcome::Failed(format!("Cannot watch for events: {error}")));
+        shutdown.end(Outcome::Failed(format!("Cannot watch for events: {error}")));
     }
 }
 
 /// Makes the main thread look whether the run has ended.
-struct Wake(Arc<Ending>);
+struct Wake(Arc<Shutdown>);
 
 impl MutEventSubscriber for Wake {
     fn init(&mut self, ops: &mut EventOps) {
@@ -193,12 +193,12 @@ struct Dump {
     fd: SignalFd,
     view: Arc<View>,
     threads: Arc<VcpuThreads>,
-    ending: Arc<Ending>,
+    shutdown: Arc<Shutdown>,
 }
 
 impl MutEventSubscriber for Dump {
     fn init(&mut self, ops: &mut EventOps) {
-        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.ending);
+        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.shutdown);
     }
 
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {
@@ -213,12 +213,12 @@ impl MutEventSubscriber for Dump {
 struct Resize {
     fd: SignalFd,
     port: ConsoleHandle,
-    ending: Arc<Ending>,
+    shutdown: Arc<Shutdown>,
 }
 
 impl Resize {
-    fn new(port: ConsoleHandle, ending: Arc<Ending>) -> io::Result<Self> {
-        let resize = Self { fd: readable([RESIZE_SIGNAL])?, port, ending };
+    fn new(port: ConsoleHandle, shutdown: Arc<Shutdown>) -> io::Result<Self> {
+        let resize = Self { fd: readable([RESIZE_SIGNAL])?, port, shutdown };
         resize.tell();
         Ok(resize)
     }
@@ -232,7 +232,7 @@ impl Resize {
 
 impl MutEventSubscriber for Resize {
     fn init(&mut self, ops: &mut EventOps) {
-        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.ending);
+        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.shutdown);
     }
 
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {
@@ -244,23 +244,23 @@ impl MutEventSubscriber for Resize {
 /// Signals that end the run.
 struct Signals {
     fd: SignalFd,
-    ending: Arc<Ending>,
+    shutdown: Arc<Shutdown>,
 }
 
 impl Signals {
-    fn new(ending: Arc<Ending>) -> io::Result<Self> {
-        Ok(Self { fd: readable(END_SIGNALS)?, ending })
+    fn new(shutdown: Arc<Shutdown>) -> io::Result<Self> {
+        Ok(Self { fd: readable(END_SIGNALS)?, shutdown })
     }
 }
 
 impl MutEventSubscriber for Signals {
     fn init(&mut self, ops: &mut EventOps) {
-        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.ending);
+        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.shutdown);
     }
 
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {
         if let Ok(Some(signal)) = self.fd.read_signal() {
-            self.ending.end(Outcome::Signal(signal.ssi_signo as u8));
+            self.shutdown.end(Outcome::Signal(signal.ssi_signo as u8));
         }
     }
 }
@@ -268,29 +268,29 @@ impl MutEventSubscriber for Signals {
 /// `--timeout`.
 struct Deadline {
     timer: TimerFd,
-    ending: Arc<Ending>,
+    shutdown: Arc<Shutdown>,
 }
 
 impl Deadline {
-    fn new(timeout: Duration, ending: Arc<Ending>) -> io::Result<Self> {
+    fn new(timeout: Duration, shutdown: Arc<Shutdown>) -> io::Result<Self> {
         let mut timer = TimerFd::new()?;
         timer.reset(timeout, None)?;
-        Ok(Self { timer, ending })
+        Ok(Self { timer, shutdown })
     }
 }
 
 impl MutEventSubscriber for Deadline {
     fn init(&mut self, ops: &mut EventOps) {
-        watch_readable(ops, Events::new(&self.timer, EventSet::IN), &self.ending);
+        watch_readable(ops, Events::new(&self.timer, EventSet::IN), &self.shutdown);
     }
 
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-        self.ending.end(Outcome::TimedOut);
+        self.shutdown.end(Outcome::TimedOut);
     }
 }
 
 /// Looks, each tick, whether the guest still lives.
-struct Care {
+struct Watchdog {
     timer: TimerFd,
     threads: Arc<VcpuThreads>,
     halted_ticks: u32,
@@ -299,33 +299,33 @@ struct Care {
     printed_before: u64,
     /// Ticks, not time: while the monitor is stopped, so is the guest.
     silent_ticks: u32,
-    ending: Arc<Ending>,
+    shutdown: Arc<Shutdown>,
 }
 
-impl Care {
+impl Watchdog {
     fn look(&mut self) {
         let printed = self.printed.load(Ordering::Relaxed);
         self.silent_ticks = if printed == self.printed_before { self.silent_ticks.saturating_add(1) } else { 0 };
         self.printed_before = printed;
         let silence = TICK.saturating_mul(self.silent_ticks);
-        if self.ending.dying() && silence >= PANIC_SILENCE {
-            self.ending.end(Outcome::Panicked);
+        if self.shutdown.dying() && silence >= PANIC_SILENCE {
+            self.shutdown.end(Outcome::Panicked);
         }
         if let Some(limit) = self.watchdog.filter(|&limit| silence >= limit) {
             let reason = format!("The guest gave no sign of life for {limit:?} (--watchdog)");
-            self.ending.end(Outcome::Unresponsive(reason));
+            self.shutdown.end(Outcome::Unresponsive(reason));
         }
         self.halted_ticks = if self.threads.ask_halted() { self.halted_ticks + 1 } else { 0 };
         if self.halted_ticks == HALTED_TICKS {
             let reason = "The guest stopped: all vCPUs are halted with interrupts disabled";
-            self.ending.end(Outcome::Unresponsive(reason.into()));
+            self.shutdown.end(Outcome::Unresponsive(reason.into()));
         }
     }
 }
 
-impl MutEventSubscriber for Care {
+impl MutEventSubscriber for Watchdog {
     fn init(&mut self, ops: &mut EventOps) {
-        watch_readable(ops, Events::new(&self.timer, EventSet::IN), &self.ending);
+        watch_readable(ops, Events::new(&self.timer, EventSet::IN), &self.shutdown);
     }
 
     fn process(&mut self, events: Events, _ops: &mut EventOps) {

@@ -15,8 +15,8 @@ use thiserror::Error;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::exit::{Buses, Exit, Next, dispatch};
-use crate::kvm::{self, Foundation, KvmError, Vcpu};
-use crate::outcome::{Ending, Outcome};
+use crate::kvm::{self, KvmError, Vcpu, VcpuSetup};
+use crate::outcome::{Outcome, Shutdown};
 use crate::run::reserve_signals;
 
 /// Between two signals to a thread that has not left the guest yet: the first may come just before KVM_RUN.
@@ -51,7 +51,7 @@ struct Status {
 
 /// What vCPUs leave behind.
 #[derive(Clone, Debug, Default)]
-pub struct Remains {
+pub struct ExitStatistics {
     /// How often they left the guest, all together.
     pub exits: ExitCounts,
     /// The registers of each one's virtual map.
@@ -73,9 +73,9 @@ pub struct ExitCounts {
 /// dropped, they are gone, and nothing of them uses the guest's memory any more.
 pub struct NewVcpus {
     /// Where they get the VM, once.
-    foundation: Option<SyncSender<Foundation>>,
+    vcpu_setup: Option<SyncSender<VcpuSetup>>,
     /// Without it, the thread ends.
-    go: Option<SyncSender<Surroundings>>,
+    go: Option<SyncSender<VcpuContext>>,
     /// Where all but the first come, once.
     made: Option<Receiver<Result<Vec<Vcpu>, KvmError>>>,
     first: Option<VcpuThread>,
@@ -95,9 +95,9 @@ pub enum StartError {
 
 /// What a vCPU works with when it runs.
 #[derive(Clone)]
-struct Surroundings {
+struct VcpuContext {
     buses: Arc<Buses>,
-    ending: Arc<Ending>,
+    shutdown: Arc<Shutdown>,
 }
 
 impl NewVcpus {
@@ -108,27 +108,27 @@ impl NewVcpus {
         // Threads inherit that these are for the main thread alone.
         reserve_signals()?;
         share_one_heap();
-        let (send, foundation) = sync_channel(1);
-        let (go, surroundings) = sync_channel::<Surroundings>(1);
+        let (send, vcpu_setup) = sync_channel(1);
+        let (go, context) = sync_channel::<VcpuContext>(1);
         let (tell, result) = sync_channel(1);
         let first = VcpuThread::start(0, move |status| {
             let mut first = None;
-            let vcpus = kvm::make_vcpus(&kvm, &foundation).map(|mut vcpus| {
+            let vcpus = kvm::make_vcpus(&kvm, &vcpu_setup).map(|mut vcpus| {
                 first = (!vcpus.is_empty()).then(|| vcpus.remove(0));
                 vcpus
             });
             let told = tell.send(vcpus);
-            if let (Ok(()), Some(first), Ok(surroundings)) = (told, first, surroundings.recv()) {
-                run(first, &surroundings, status);
+            if let (Ok(()), Some(first), Ok(context)) = (told, first, context.recv()) {
+                run(first, &context, status);
             }
         })?;
-        Ok(Self { foundation: Some(send), go: Some(go), made: Some(result), first: Some(first), others: Vec::new() })
+        Ok(Self { vcpu_setup: Some(send), go: Some(go), made: Some(result), first: Some(first), others: Vec::new() })
     }
 
     /// Gives them the VM that they are made in.
-    pub fn build_on(&mut self, foundation: Foundation) {
+    pub fn build_on(&mut self, vcpu_setup: VcpuSetup) {
         // If they failed before, that is told when they are to run.
-        let _ = self.foundation.take().map(|sender| sender.send(foundation));
+        let _ = self.vcpu_setup.take().map(|sender| sender.send(vcpu_setup));
     }
 
     /// Waits until all are made.
@@ -142,7 +142,7 @@ impl NewVcpus {
 
 impl Drop for NewVcpus {
     fn drop(&mut self) {
-        self.foundation = None;
+        self.vcpu_setup = None;
         self.go = None;
         if let Some(VcpuThread { handle, .. }) = self.first.take() {
             // A panic ended the whole process.
@@ -153,18 +153,18 @@ impl Drop for NewVcpus {
 
 impl VcpuThreads {
     /// Lets the vCPUs run, each in a thread named after it.
-    pub fn start(mut vcpus: NewVcpus, buses: &Arc<Buses>, ending: &Arc<Ending>) -> Result<Self, StartError> {
-        let surroundings = Surroundings { buses: Arc::clone(buses), ending: Arc::clone(ending) };
+    pub fn start(mut vcpus: NewVcpus, buses: &Arc<Buses>, shutdown: &Arc<Shutdown>) -> Result<Self, StartError> {
+        let context = VcpuContext { buses: Arc::clone(buses), shutdown: Arc::clone(shutdown) };
         // Nothing waits for the others, so the first one starts as soon as it can. If it cannot, that is told below.
-        let _ = vcpus.go.take().map(|go| go.send(surroundings.clone()));
+        let _ = vcpus.go.take().map(|go| go.send(context.clone()));
         vcpus.made()?;
         let mut threads = Self(vcpus.first.take().into_iter().collect());
         for vcpu in vcpus.others.drain(..) {
-            let surroundings = surroundings.clone();
-            match VcpuThread::start(vcpu.id, move |status| run(vcpu, &surroundings, status)) {
+            let context = context.clone();
+            match VcpuThread::start(vcpu.id, move |status| run(vcpu, &context, status)) {
                 Ok(thread) => threads.0.push(thread),
                 Err(error) => {
-                    ending.end(Outcome::Failed(format!("Cannot start a vCPU's thread: {error}")));
+                    shutdown.end(Outcome::Failed(format!("Cannot start a vCPU's thread: {error}")));
                     threads.join();
                     return Err(error.into());
                 }
@@ -189,7 +189,7 @@ impl VcpuThreads {
     }
 
     /// Waits for all threads to end. The run must have ended, so that they do.
-    pub fn join(self) -> Remains {
+    pub fn join(self) -> ExitStatistics {
         while self.0.iter().any(VcpuThread::is_running) {
             self.0.iter().filter(|thread| thread.is_running()).for_each(VcpuThread::kick);
             // Most leave at once, and sleeping takes longer than that.
@@ -200,16 +200,16 @@ impl VcpuThreads {
                 thread::sleep(KICK_INTERVAL);
             }
         }
-        let mut remains = Remains::default();
+        let mut statistics = ExitStatistics::default();
         for VcpuThread { handle, status } in self.0 {
             // A panic ended the whole process.
             let _ = handle.join();
-            remains.exits.port += status.port.load(Ordering::Relaxed);
-            remains.exits.mmio += status.mmio.load(Ordering::Relaxed);
-            remains.exits.other += status.other.load(Ordering::Relaxed);
-            remains.registers.push(status.registers());
+            statistics.exits.port += status.port.load(Ordering::Relaxed);
+            statistics.exits.mmio += status.mmio.load(Ordering::Relaxed);
+            statistics.exits.other += status.other.load(Ordering::Relaxed);
+            statistics.registers.push(status.registers());
         }
-        remains
+        statistics
     }
 }
 
@@ -243,16 +243,16 @@ impl VcpuThread {
     }
 }
 
-fn run(mut vcpu: Vcpu, surroundings: &Surroundings, status: &Status) {
-    let Surroundings { buses, ending } = surroundings;
-    while !ending.ended() {
+fn run(mut vcpu: Vcpu, context: &VcpuContext, status: &Status) {
+    let VcpuContext { buses, shutdown } = context;
+    while !shutdown.ended() {
         status.answer(&vcpu);
         let exit = vcpu.run();
         status.count(&exit);
         match dispatch(exit, buses) {
             Next::Enter => {}
-            Next::Report(event) => ending.event(event),
-            Next::Dead(reason) => ending.end(Outcome::Died(reason)),
+            Next::Report(event) => shutdown.event(event),
+            Next::Dead(reason) => shutdown.end(Outcome::Died(reason)),
         }
     }
     status.note_registers(&vcpu);

@@ -9,7 +9,7 @@ use carpel_devices::bus::Bus;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::virtio::VirtioDevice;
 use carpel_devices::virtio::console::{self, ConsoleHandle};
-use carpel_devices::virtio::lane::{Lane, LaneThreads};
+use carpel_devices::virtio::runner::{Runner, WorkerThreads};
 use carpel_devices::virtio::transport::mmio::Mmio;
 use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
@@ -92,7 +92,7 @@ fn cannot_make(device: &VirtioConfig) -> impl FnOnce(Box<dyn Error + Send + Sync
 /// What the devices need of the machine from now on.
 pub struct Built {
     /// To be run.
-    pub lanes: Vec<Lane>,
+    pub runners: Vec<Runner>,
     /// The console's port, if the guest has a console device.
     pub console: Option<ConsoleHandle>,
 }
@@ -106,34 +106,34 @@ pub fn build(
     memory: &Arc<GuestMemoryMmap>,
     bus: &mut Bus,
 ) -> Result<Built, MachineError> {
-    let mut built = Built { lanes: Vec::new(), console: None };
+    let mut built = Built { runners: Vec::new(), console: None };
     for (window, mut device) in plan.virtio.iter().zip(devices) {
         let error = |source| MachineError::Line { name: window.kind, source };
         built.console = device.connect_console(&|| Box::new(console.clone())).or(built.console);
         let line = IrqLine::new().map_err(error)?;
-        let (mmio, lanes) = Mmio::new(device, Arc::clone(memory), line).map_err(error)?;
+        let (mmio, runners) = Mmio::new(device, Arc::clone(memory), line).map_err(error)?;
         vm.connect(mmio.line(), window.irq);
         // A VM that has had an ioeventfd takes 10 ms longer to close, which devices of rare requests are not worth:
         // their notifications pass through the register.
-        if lanes.iter().any(|lane| lane.thread().is_some()) {
+        if runners.iter().any(|runner| runner.thread().is_some()) {
             for (queue, kick) in (0..).zip(mmio.kicks()) {
                 vm.signal_on_write(kick, window.base + Mmio::NOTIFY, queue)?;
             }
         }
         bus.insert(window.kind, Arc::new(Mutex::new(mmio)), window.base, window.len)?;
-        built.lanes.extend(lanes);
+        built.runners.extend(runners);
     }
     Ok(built)
 }
 
-/// Starts the lanes that need a thread; returns the others.
-pub fn start_threads(lanes: Vec<Lane>) -> io::Result<(LaneThreads, Vec<Lane>)> {
-    let mut threads = LaneThreads::default();
+/// Starts the runners that need a thread; returns the others.
+pub fn start_threads(runners: Vec<Runner>) -> io::Result<(WorkerThreads, Vec<Runner>)> {
+    let mut threads = WorkerThreads::default();
     let mut others = Vec::new();
-    for lane in lanes {
-        match lane.thread() {
-            Some(name) => threads.start(name, lane)?,
-            None => others.push(lane),
+    for runner in runners {
+        match runner.thread() {
+            Some(name) => threads.start(name, runner)?,
+            None => others.push(runner),
         }
     }
     Ok((threads, others))

@@ -10,7 +10,7 @@ use regex_automata::{Anchored, Input};
 use thiserror::Error as ThisError;
 
 use crate::config::Limits;
-use crate::outcome::{Ending, Outcome};
+use crate::outcome::{Outcome, Shutdown};
 
 /// How much of a line is kept, in bytes: its end. A guest that never ends a line must not grow the monitor.
 const LINE_MAX: usize = 4096;
@@ -33,7 +33,7 @@ pub struct PatternError {
 /// them.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    ending: Arc<Ending>,
+    shutdown: Arc<Shutdown>,
     until: Option<Pattern>,
     fail_on: Option<Pattern>,
     line: Vec<u8>,
@@ -41,9 +41,9 @@ pub struct Watch {
 
 impl Watch {
     /// Compiles the patterns.
-    pub fn new(limits: &Limits, ending: Arc<Ending>) -> Result<Self, PatternError> {
+    pub fn new(limits: &Limits, shutdown: Arc<Shutdown>) -> Result<Self, PatternError> {
         let compile = |pattern: &Option<String>| pattern.as_deref().map(Pattern::new).transpose();
-        Ok(Self { ending, until: compile(&limits.until)?, fail_on: compile(&limits.fail_on)?, line: Vec::new() })
+        Ok(Self { shutdown, until: compile(&limits.until)?, fail_on: compile(&limits.fail_on)?, line: Vec::new() })
     }
 
     /// Takes what the guest printed.
@@ -69,9 +69,9 @@ impl Watch {
 
     fn judge(&mut self, complete: bool) {
         if self.line.ends_with(PANIC) {
-            self.ending.note_panic();
+            self.shutdown.note_panic();
         } else if self.line.ends_with(PANIC_END) {
-            self.ending.end(Outcome::Panicked);
+            self.shutdown.end(Outcome::Panicked);
         }
         if self.fail_on.is_some() || self.until.is_some() {
             self.match_patterns(complete);
@@ -84,9 +84,9 @@ impl Watch {
         let mut matches =
             |pattern: &mut Option<Pattern>| pattern.as_mut().is_some_and(|pattern| pattern.is_match(line, complete));
         if matches(&mut self.fail_on) {
-            self.ending.end(Outcome::FailOn(printable(&self.line)));
+            self.shutdown.end(Outcome::FailOn(printable(&self.line)));
         } else if matches(&mut self.until) {
-            self.ending.end(Outcome::Until);
+            self.shutdown.end(Outcome::Until);
         }
     }
 }
@@ -156,9 +156,9 @@ mod tests {
     fn outcome(until: &str, fail_on: &str, output: &[u8]) -> Option<Outcome> {
         let pattern = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let limits = Limits { until: pattern(until), fail_on: pattern(fail_on), ..Limits::default() };
-        let ending = Arc::new(Ending::new().unwrap());
-        Watch::new(&limits, Arc::clone(&ending)).unwrap().feed(output);
-        ending.outcome()
+        let shutdown = Arc::new(Shutdown::new().unwrap());
+        Watch::new(&limits, Arc::clone(&shutdown)).unwrap().feed(output);
+        shutdown.outcome()
     }
 
     #[test]
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_wrong_pattern_is_told_in_one_line() {
         let limits = Limits { until: Some("(".into()), ..Limits::default() };
-        let error = Watch::new(&limits, Arc::new(Ending::new().unwrap())).unwrap_err();
+        let error = Watch::new(&limits, Arc::new(Shutdown::new().unwrap())).unwrap_err();
         assert_eq!(error.to_string(), "`(` is not a regular expression: unclosed group");
     }
 
@@ -199,21 +199,21 @@ mod tests {
 
     #[test]
     fn a_panic_is_noted_and_its_end_ends_the_run() {
-        let ending = Arc::new(Ending::new().unwrap());
-        let mut watch = Watch::new(&Limits::default(), Arc::clone(&ending)).unwrap();
+        let shutdown = Arc::new(Shutdown::new().unwrap());
+        let mut watch = Watch::new(&Limits::default(), Arc::clone(&shutdown)).unwrap();
         watch.feed(b"[ 1.0] Kernel panic - not syncing: VFS\n");
-        assert!(ending.dying() && !ending.ended());
+        assert!(shutdown.dying() && !shutdown.ended());
         watch.feed(b"[ 1.1] ---[ end Kernel panic - not syncing: VFS ]---");
-        assert_eq!(ending.outcome(), Some(Outcome::Panicked));
+        assert_eq!(shutdown.outcome(), Some(Outcome::Panicked));
     }
 
     #[test]
     fn an_endless_line_is_bounded_and_still_matches() {
-        let ending = Arc::new(Ending::new().unwrap());
-        let mut watch = Watch::new(&Limits::default(), Arc::clone(&ending)).unwrap();
+        let shutdown = Arc::new(Shutdown::new().unwrap());
+        let mut watch = Watch::new(&Limits::default(), Arc::clone(&shutdown)).unwrap();
         watch.feed(&[b'x'; 3 * LINE_MAX]);
         assert!(watch.line.capacity() <= 2 * LINE_MAX);
         watch.feed(PANIC);
-        assert!(ending.dying());
+        assert!(shutdown.dying());
     }
 }

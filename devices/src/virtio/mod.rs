@@ -2,14 +2,14 @@
 //!
 //! A device is a file with a [`VirtioKind`] and a line in [`REGISTRY`]. It has two sides. The [`VirtioDevice`] answers
 //! for features and configuration space, in the threads of vCPUs, and never waits. Its [`Worker`]s own the
-//! virtqueues while the driver runs; a [`lane::Lane`] drives each in an event loop: the main thread's, or
-//! one of its own. Transport and lanes talk by messages, so nothing of a device is shared but what it shares itself.
+//! virtqueues while the driver runs; a [`runner::Runner`] drives each in an event loop: the main thread's, or
+//! one of its own. Transport and runners talk by messages, so nothing of a device is shared but what it shares itself.
 
 pub mod chain;
 pub mod interrupt;
-pub mod lane;
 pub mod queue;
 pub mod rate;
+pub mod runner;
 #[cfg(test)]
 mod testing;
 pub mod transport;
@@ -106,7 +106,7 @@ pub trait Worker: Send {
     /// Which of the device's queues it serves.
     fn queues(&self) -> Range<usize>;
 
-    /// Adds event sources of its own. Their data must be below [`lane::RESERVED_DATA`].
+    /// Adds event sources of its own. Their data must be below [`runner::RESERVED_DATA`].
     fn register(&mut self, _ops: &mut EventOps) -> Result<(), event_manager::Error> {
         Ok(())
     }

@@ -9,8 +9,8 @@ use event_manager::{EventOps, Events};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use super::interrupt::Interrupt;
-use super::lane::LaneThreads;
 use super::queue::{Fault, Queues};
+use super::runner::WorkerThreads;
 use super::transport::mmio::Mmio;
 use super::{VirtioDevice, Worker};
 use crate::bus::BusDevice as _;
@@ -69,7 +69,7 @@ pub struct Guest {
     pub irq: IrqLine,
     queues: Vec<RingState>,
     /// Ends after `mmio` so that no request waits.
-    _lanes: LaneThreads,
+    _lanes: WorkerThreads,
 }
 
 /// What the driver knows of a queue.
@@ -81,16 +81,16 @@ struct RingState {
 }
 
 impl Guest {
-    /// Puts the device in front of a guest, with each lane in a thread.
+    /// Puts the device in front of a guest, with each runner in a thread.
     pub fn new(device: Box<dyn VirtioDevice>) -> Self {
         let ranges = [(GuestAddress(0), MEMORY as usize), (GuestAddress(HIGH_MEMORY), MEMORY as usize)];
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
         let irq = IrqLine::new().unwrap();
         let count = device.queue_sizes().len();
-        let (mmio, lanes) = Mmio::new(device, Arc::clone(&memory), irq.clone()).unwrap();
-        let mut threads = LaneThreads::default();
-        for lane in lanes {
-            threads.start("lane".into(), lane).unwrap();
+        let (mmio, runners) = Mmio::new(device, Arc::clone(&memory), irq.clone()).unwrap();
+        let mut threads = WorkerThreads::default();
+        for runner in runners {
+            threads.start("runner".into(), runner).unwrap();
         }
         Self { mmio, memory, irq, queues: vec![RingState::default(); count], _lanes: threads }
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use carpel_devices::bus::BusDevice as _;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::virtio::VirtioDevice;
-use carpel_devices::virtio::lane::LaneThreads;
+use carpel_devices::virtio::runner::WorkerThreads;
 use carpel_devices::virtio::transport::mmio::Mmio;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
@@ -121,7 +121,7 @@ struct Guest {
     host: Option<Host>,
     seen: Seen,
     /// Ends after `mmio`, so that no request waits.
-    lanes: LaneThreads,
+    runners: WorkerThreads,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -135,12 +135,12 @@ impl Guest {
     fn new(device: Box<dyn VirtioDevice>, host: Option<Host>) -> Self {
         let ranges = [(GuestAddress(0), MEMORY), (GuestAddress(HIGH_MEMORY), MEMORY)];
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
-        let (mmio, lanes) = Mmio::new(device, Arc::clone(&memory), IrqLine::new().unwrap()).unwrap();
-        let mut threads = LaneThreads::default();
-        for lane in lanes {
-            threads.start("lane".into(), lane).unwrap();
+        let (mmio, runners) = Mmio::new(device, Arc::clone(&memory), IrqLine::new().unwrap()).unwrap();
+        let mut threads = WorkerThreads::default();
+        for runner in runners {
+            threads.start("runner".into(), runner).unwrap();
         }
-        Self { mmio, memory, queues: Vec::new(), host, seen: Seen::default(), lanes: threads }
+        Self { mmio, memory, queues: Vec::new(), host, seen: Seen::default(), runners: threads }
     }
 
     /// Takes a step; none if the input has no more.
@@ -204,8 +204,8 @@ impl Guest {
         assert_eq!(self.read(r::STATUS), 15, "the device works after a reset");
         self.write(r::STATUS, 0);
         let after_reset = self.contents();
-        let Self { mmio, memory, lanes, seen, .. } = self;
-        drop((mmio, lanes));
+        let Self { mmio, memory, runners, seen, .. } = self;
+        drop((mmio, runners));
         assert!(after_reset == contents(&memory), "nothing is written after a reset");
         seen
     }

@@ -197,22 +197,22 @@ impl Vm {
     }
 
     /// What vCPUs are made in. All slots must be there by then.
-    pub fn foundation(&self, plan: &Arc<Plan>, memory: &GuestMemoryMmap) -> Foundation {
-        Foundation { vm: Arc::clone(&self.fd), plan: Arc::clone(plan), memory: memory.clone() }
+    pub fn vcpu_setup(&self, plan: &Arc<Plan>, memory: &GuestMemoryMmap) -> VcpuSetup {
+        VcpuSetup { vm: Arc::clone(&self.fd), plan: Arc::clone(plan), memory: memory.clone() }
     }
 }
 
 /// What vCPUs are made in.
-pub struct Foundation {
+pub struct VcpuSetup {
     vm: Arc<VmFd>,
     plan: Arc<Plan>,
     memory: GuestMemoryMmap,
 }
 
 /// Writes the boot structures and creates the vCPUs in the VM that comes; none if none comes.
-pub fn make_vcpus(kvm: &Kvm, foundation: &Receiver<Foundation>) -> Result<Vec<Vcpu>, KvmError> {
+pub fn make_vcpus(kvm: &Kvm, vcpu_setup: &Receiver<VcpuSetup>) -> Result<Vec<Vcpu>, KvmError> {
     let supported = host::supported(kvm)?;
-    let Ok(Foundation { vm, plan, memory }) = foundation.recv() else { return Ok(Vec::new()) };
+    let Ok(VcpuSetup { vm, plan, memory }) = vcpu_setup.recv() else { return Ok(Vec::new()) };
     let boot = host::write_boot_structures(&plan, &memory)?;
     host::create_vcpus(&supported, &vm, &plan, &boot)
 }

@@ -20,7 +20,7 @@ use crate::config::IrqchipMode;
 use crate::exit::Buses;
 use crate::kvm::Vm;
 use crate::machine::MachineError;
-use crate::outcome::Ending;
+use crate::outcome::Shutdown;
 use crate::plan::{Files, Plan};
 
 pub use x86_64::acpi;
@@ -136,17 +136,17 @@ pub fn place(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
 }
 
 /// Makes the devices of the plan; firmware reads some of the files through one of them. The first serial port prints to `console`;
-/// what devices report goes to `ending`.
+/// what devices report goes to `shutdown`.
 pub fn build(
     vm: &Vm,
     plan: &Plan,
     files: &Files,
     console: Box<dyn Write + Send>,
-    ending: &Arc<Ending>,
+    shutdown: &Arc<Shutdown>,
 ) -> Result<(Buses, Arc<Mutex<dyn ConsolePort>>), MachineError> {
     let port = console_port(vm, plan, console)?;
     let buses = match plan.map.arch {
-        Arch::X86_64 => x86_64::build(vm, plan, files, &port, ending)?,
+        Arch::X86_64 => x86_64::build(vm, plan, files, &port, shutdown)?,
         Arch::Aarch64 | Arch::Riscv64 => aarch64::build(vm, plan, &port)?,
     };
     Ok((buses, port))

@@ -30,7 +30,7 @@ use crate::exit::Buses;
 use crate::kvm::{KvmError, Vm};
 use crate::loader::Source;
 use crate::machine::MachineError;
-use crate::outcome::Ending;
+use crate::outcome::Shutdown;
 use crate::plan::{Files, Plan};
 use crate::virtio::Window;
 
@@ -77,10 +77,10 @@ pub fn build(
     plan: &Plan,
     files: &Files,
     serial: &Arc<Mutex<dyn ConsolePort>>,
-    ending: &Arc<Ending>,
+    shutdown: &Arc<Shutdown>,
 ) -> Result<Buses, MachineError> {
     let mut buses = Buses::default();
-    let events = || Arc::clone(ending) as Arc<dyn EventSink>;
+    let events = || Arc::clone(shutdown) as Arc<dyn EventSink>;
     for placed in &plan.devices {
         let device: Arc<Mutex<dyn BusDevice>> = match placed.device {
             Device::Serial => serial.clone(),

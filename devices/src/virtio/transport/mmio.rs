@@ -25,8 +25,8 @@ use crate::bus::BusDevice;
 use crate::interrupt::IrqLine;
 use crate::virtio::VirtioDevice;
 use crate::virtio::interrupt::Interrupt;
-use crate::virtio::lane::{Command, Lane, LaneHandle};
 use crate::virtio::queue::{Fault, Rings, VirtQueue};
+use crate::virtio::runner::{Command, Runner, RunnerHandle};
 
 /// "virt".
 const MAGIC: u32 = 0x7472_6976;
@@ -59,7 +59,7 @@ pub struct Mmio {
     interrupt: Interrupt,
     memory: Arc<GuestMemoryMmap>,
     queues: Vec<QueueEnd>,
-    lanes: Vec<LaneEnd>,
+    runners: Vec<LaneEnd>,
     registers: Registers,
 }
 
@@ -69,9 +69,9 @@ struct QueueEnd {
     kick: Arc<EventFd>,
 }
 
-/// A lane and which queues it serves.
+/// A runner and which queues it serves.
 struct LaneEnd {
-    handle: LaneHandle,
+    handle: RunnerHandle,
     queues: std::ops::Range<usize>,
 }
 
@@ -96,25 +96,25 @@ impl Mmio {
     /// Offset of the register that the driver notifies the device by: its value is the queue's number.
     pub const NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 
-    /// Puts a device behind registers, in its reset state. The lanes that come with it must be run, or dropped when
+    /// Puts a device behind registers, in its reset state. The runners that come with it must be run, or dropped when
     /// nothing is to be expected of the device any more: until then, a reset by the driver waits for them.
     pub fn new(
         mut device: Box<dyn VirtioDevice>,
         memory: Arc<GuestMemoryMmap>,
         irq: IrqLine,
-    ) -> io::Result<(Self, Vec<Lane>)> {
+    ) -> io::Result<(Self, Vec<Runner>)> {
         let interrupt = Interrupt::new(irq);
         let queues = device.queue_sizes().into_iter().map(QueueEnd::new).collect::<io::Result<Vec<_>>>()?;
-        let (mut ends, mut lanes) = (Vec::new(), Vec::new());
+        let (mut ends, mut runners) = (Vec::new(), Vec::new());
         for worker in device.workers(&interrupt) {
             let served = worker.queues();
             let kicks = served.clone().filter_map(|queue| Some((queue, Arc::clone(&queues.get(queue)?.kick))));
-            let (lane, handle) = Lane::new(worker, kicks.collect(), interrupt.clone())?;
-            lanes.push(lane);
+            let (runner, handle) = Runner::new(worker, kicks.collect(), interrupt.clone())?;
+            runners.push(runner);
             ends.push(LaneEnd { handle, queues: served });
         }
         let registers = Registers::new(queues.len());
-        Ok((Self { device, interrupt, memory, queues, lanes: ends, registers }, lanes))
+        Ok((Self { device, interrupt, memory, queues, runners: ends, registers }, runners))
     }
 
     /// The line that interrupts the driver.
@@ -234,16 +234,16 @@ impl Mmio {
 
     fn stop(&self) {
         if self.registers.is_live() {
-            self.lanes.iter().for_each(|lane| lane.handle.ask(Command::Stop));
+            self.runners.iter().for_each(|runner| runner.handle.ask(Command::Stop));
         }
     }
 
     /// Hands the queues that are ready to the workers.
     fn start(&self) {
-        for lane in &self.lanes {
-            let ready = lane.queues.clone().filter(|&number| self.registers.queues[number].ready);
+        for runner in &self.runners {
+            let ready = runner.queues.clone().filter(|&number| self.registers.queues[number].ready);
             match ready.map(|number| Ok((number, self.queue(number)?))).collect::<Result<Vec<_>, Fault>>() {
-                Ok(queues) => lane.handle.ask(Command::Start(queues, self.registers.driver_features)),
+                Ok(queues) => runner.handle.ask(Command::Start(queues, self.registers.driver_features)),
                 // Not to be expected: the rings were sound when the queue was made ready.
                 Err(fault) => {
                     log::debug!("A queue does not start: {fault}");
@@ -298,10 +298,10 @@ impl Mmio {
         }
     }
 
-    /// Asks the lane that serves the queue.
+    /// Asks the runner that serves the queue.
     fn ask_for(&self, queue: usize, command: Command) {
-        if let Some(lane) = self.lanes.iter().find(|lane| lane.queues.contains(&queue)) {
-            lane.handle.ask(command);
+        if let Some(runner) = self.runners.iter().find(|runner| runner.queues.contains(&queue)) {
+            runner.handle.ask(command);
         }
     }
 }

@@ -406,8 +406,8 @@ fn nothing_is_written_after_a_reset() {
 fn a_reset_does_not_wait_for_lanes_that_are_gone() {
     let irq = IrqLine::new().unwrap();
     let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap());
-    let (mut mmio, lanes) = Mmio::new(Box::new(Reverser::new()), memory, irq).unwrap();
-    drop(lanes);
+    let (mut mmio, runners) = Mmio::new(Box::new(Reverser::new()), memory, irq).unwrap();
+    drop(runners);
     for status in [1_u32, 3] {
         mmio.write(r::STATUS, &status.to_le_bytes());
     }

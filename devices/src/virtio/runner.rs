@@ -1,4 +1,4 @@
-//! The runner of devices: a lane drives one worker in an event loop, and does what the transport asks of it.
+//! The runner of devices, which drives one worker in an event loop, and does what the transport asks of it.
 
 use std::io;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ const REQUEST: u32 = RESERVED_DATA;
 const KICK: u32 = 1 << 31;
 
 /// So many faults of one worker's drivers are told to the user, for a guest can commit as many as it likes.
-const TOLD_FAULTS: u32 = 3;
+const LOGGED_FAULTS: u32 = 3;
 
 /// A worker, its queues, and the way to it.
-pub struct Lane {
+pub struct Runner {
     worker: Box<dyn Worker>,
     queues: Queues,
     kicks: Vec<(usize, Arc<EventFd>)>,
@@ -34,8 +34,8 @@ pub struct Lane {
     faults: u32,
 }
 
-/// The transport's end of a lane.
-pub(super) struct LaneHandle {
+/// The transport's end of a runner.
+pub(super) struct RunnerHandle {
     requests: Sender<Request>,
     wake: Arc<EventFd>,
 }
@@ -57,28 +57,28 @@ struct Request {
     done: SyncSender<()>,
 }
 
-impl LaneHandle {
-    /// Has it done. Returns when it is, or when the lane is gone.
+impl RunnerHandle {
+    /// Has it done. Returns when it is, or when the runner is gone.
     pub(super) fn ask(&self, command: Command) {
         let (done, finished) = sync_channel(1);
         if self.requests.send(Request { command, done }).is_ok() {
             let _ = self.wake.write(1);
-            // An error means that the lane is gone, and with it all that it did.
+            // An error means that the runner is gone, and with it all that it did.
             let _ = finished.recv();
         }
     }
 }
 
-impl Lane {
-    /// A lane for a worker with these kicks, one for each of its queues.
+impl Runner {
+    /// A runner for a worker with these kicks, one for each of its queues.
     pub(super) fn new(
         worker: Box<dyn Worker>,
         kicks: Vec<(usize, Arc<EventFd>)>,
         interrupt: Interrupt,
-    ) -> io::Result<(Self, LaneHandle)> {
+    ) -> io::Result<(Self, RunnerHandle)> {
         let wake = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
         let (sender, requests) = channel();
-        let handle = LaneHandle { requests: sender, wake: Arc::clone(&wake) };
+        let handle = RunnerHandle { requests: sender, wake: Arc::clone(&wake) };
         let queues = Queues::new(worker.queues());
         Ok((Self { worker, queues, kicks, requests, wake, interrupt, faults: 0 }, handle))
     }
@@ -135,7 +135,7 @@ impl Lane {
     /// After an error, nothing of the device goes on until its driver resets it.
     fn fail(&mut self, fault: &Fault) {
         self.faults = self.faults.saturating_add(1);
-        let level = if self.faults <= TOLD_FAULTS { log::Level::Warn } else { log::Level::Debug };
+        let level = if self.faults <= LOGGED_FAULTS { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, "A virtio driver misbehaves, its device needs a reset: {fault}");
         self.stop();
         self.interrupt.needs_reset();
@@ -150,7 +150,7 @@ impl Lane {
     }
 }
 
-impl MutEventSubscriber for Lane {
+impl MutEventSubscriber for Runner {
     fn init(&mut self, ops: &mut EventOps) {
         if let Err(error) = self.add_sources(ops) {
             log::error!("A virtio device does not work: {error}");
@@ -172,9 +172,9 @@ impl MutEventSubscriber for Lane {
     }
 }
 
-/// Lanes in threads of their own, until dropped.
+/// Runners in threads of their own, until dropped.
 #[derive(Default)]
-pub struct LaneThreads(Vec<LaneThread>);
+pub struct WorkerThreads(Vec<LaneThread>);
 
 struct LaneThread {
     handle: JoinHandle<()>,
@@ -186,19 +186,19 @@ struct Stop {
     wake: EventFd,
 }
 
-impl LaneThreads {
-    /// Starts a thread for a lane.
-    pub fn start(&mut self, name: String, lane: Lane) -> io::Result<()> {
+impl WorkerThreads {
+    /// Starts a thread for a runner.
+    pub fn start(&mut self, name: String, runner: Runner) -> io::Result<()> {
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let stop = Arc::new(Stop { wanted: AtomicBool::new(false), wake });
         let shared = Arc::clone(&stop);
-        let handle = thread::Builder::new().name(name).spawn(move || run(lane, &shared))?;
+        let handle = thread::Builder::new().name(name).spawn(move || run(runner, &shared))?;
         self.0.push(LaneThread { handle, stop });
         Ok(())
     }
 }
 
-impl Drop for LaneThreads {
+impl Drop for WorkerThreads {
     fn drop(&mut self) {
         for LaneThread { stop, .. } in &self.0 {
             stop.wanted.store(true, Ordering::Release);
@@ -211,13 +211,13 @@ impl Drop for LaneThreads {
     }
 }
 
-fn run(lane: Lane, stop: &Arc<Stop>) {
+fn run(runner: Runner, stop: &Arc<Stop>) {
     let Ok(mut manager) = EventManager::<Box<dyn MutEventSubscriber>>::new() else {
         log::error!("A virtio device does not work: its event loop cannot be made");
         return;
     };
     manager.add_subscriber(Box::new(Arc::clone(stop)));
-    manager.add_subscriber(Box::new(lane));
+    manager.add_subscriber(Box::new(runner));
     while !stop.wanted.load(Ordering::Acquire) {
         // Interrupted by a signal or not, there is nothing to do but to look again.
         let _ = manager.run();
