@@ -4,6 +4,7 @@
 
 mod cli;
 mod config;
+mod config_file;
 mod cpus;
 mod devices;
 mod doctor;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use carpel_devices::endpoint::{Endpoint, Input, Target};
-use carpel_devices::virtio::VirtioDevice;
+use carpel_devices::virtio::{self, GuestLimits, VirtioDevice};
 use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
 use carpel_vmm::kvm;
@@ -19,7 +19,7 @@ use carpel_vmm::platform::Place;
 use carpel_vmm::run::{ConsoleState, Facts};
 use carpel_vmm::terminal::RawTerminal;
 use carpel_vmm::threads::ExitCounts;
-use carpel_vmm::virtio::{self, Window};
+use carpel_vmm::virtio::Window;
 use carpel_vmm::watch::Watch;
 
 use crate::cli::{FAILURE, RunArgs, USAGE_ERROR};
@@ -59,7 +59,6 @@ struct Prepared {
     plan: Arc<Plan>,
     files: Files,
     devices: Vec<Box<dyn VirtioDevice>>,
-    limits: Limits,
     watch: Watch,
     endpoint: Endpoint,
     report: Option<Report>,
@@ -72,21 +71,19 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
         bail!("Running a COMMAND in the guest is not built yet");
     }
     let config = config::run(args)?;
-    virtio::check(&config)?;
-    let limits = config::limits(args);
-    let target = config::console(&args.console)?;
+    virtio::config::check(&config.devices, GuestLimits { mem: config.mem })?;
     let files = Files::open(&config)?;
     let plan = Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?);
     let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
-    let watch = Watch::new(&limits, Arc::clone(&shutdown))?;
+    let watch = Watch::new(&config.run, Arc::clone(&shutdown))?;
     let open_console = |target: &Target| target.open("The console").context("Cannot connect the console");
     let (devices, endpoint, report) = if args.dry_run {
         (Vec::new(), open_console(&Target::Null)?, None)
     } else {
-        let report = args.report.as_deref().map(Report::open).transpose()?;
-        (virtio::open(&config)?, open_console(&target)?, report)
+        let report = config.run.report.as_deref().map(Report::open).transpose()?;
+        (virtio::config::open(&config.devices)?, open_console(&config.run.console)?, report)
     };
-    Ok(Prepared { config, plan, files, devices, limits, watch, endpoint, report, shutdown })
+    Ok(Prepared { config, plan, files, devices, watch, endpoint, report, shutdown })
 }
 
 impl Prepared {
@@ -94,7 +91,7 @@ impl Prepared {
     fn boot(self) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
         let console = Console::new(output, self.watch, Arc::clone(&self.shutdown));
-        let facts = run_guest(&self.plan, &self.files, self.devices, &console, input, &self.limits, &self.shutdown);
+        let facts = run_guest(&self.plan, &self.files, self.devices, &console, input, &self.config.run, &self.shutdown);
         let facts = facts.unwrap_or_else(|error| Facts {
             outcome: Outcome::Failed(output::one_line(error)),
             duration: Duration::ZERO,
@@ -106,7 +103,7 @@ impl Prepared {
         if let Some(map) = &facts.map {
             output::dump(map);
         }
-        tell(&facts, self.limits.until.as_deref());
+        tell(&facts, self.config.run.until.as_deref());
         if let Some(report) = self.report {
             report.write(&self.config, &self.plan, &facts)?;
         }

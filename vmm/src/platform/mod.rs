@@ -41,8 +41,10 @@ pub static IRQCHIP: Kind = Kind {
         ]),
         default: "split; gicv3 where the host has it",
     }],
+    bare: None,
     example: "--device irqchip,mode=full",
     standard: false,
+    single: false,
 };
 
 /// The devices that a machine can have.
