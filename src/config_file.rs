@@ -1,5 +1,7 @@
 //! Configuration files: what `--dry-run --format json` prints, whole or its `config`.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -8,6 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use carpel_vmm::config::Config;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// The largest file in bytes.
 const SIZE_MAX: u64 = 1 << 20;
@@ -33,6 +37,40 @@ pub fn read(path: &Path) -> Result<Config> {
 }
 
 fn parse(text: &[u8]) -> Result<Config> {
+    let config = read_config(text)?;
+    let text = str::from_utf8(text)?;
+    let raw: &RawValue = serde_json::from_str(text)?;
+    let is_whole = serde_json::from_str::<BTreeMap<Cow<'_, str>, &RawValue>>(text)
+        .ok()
+        .and_then(|keys| keys.get("config").copied());
+    check_objects(text, is_whole.unwrap_or(raw), &serde_json::to_value(&config)?, "")?;
+    Ok(config)
+}
+
+/// Serde takes a list for an object, in the order of its fields. A file that means that means nothing.
+fn check_objects(text: &str, raw: &RawValue, read: &Value, path: &str) -> Result<()> {
+    match read {
+        Value::Object(object) => {
+            let Ok(fields) = serde_json::from_str::<BTreeMap<Cow<'_, str>, &RawValue>>(raw.get()) else {
+                let offset = raw.get().as_ptr() as usize - text.as_ptr() as usize;
+                let line = text[..offset].matches('\n').count() + 1;
+                bail!("`{path}`: invalid type: a list, expected an object at line {line}");
+            };
+            let known = fields.iter().filter_map(|(key, raw)| Some((key, raw, object.get(&**key)?)));
+            known
+                .map(|(key, raw, read)| (format!("{path}{}{key}", if path.is_empty() { "" } else { "." }), raw, read))
+                .try_for_each(|(path, raw, read)| check_objects(text, raw, read, &path))
+        }
+        Value::Array(values) => {
+            let elements: Vec<&RawValue> = serde_json::from_str(raw.get())?;
+            let mut pairs = elements.into_iter().zip(values).enumerate();
+            pairs.try_for_each(|(index, (raw, read))| check_objects(text, raw, read, &format!("{path}[{index}]")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_config(text: &[u8]) -> Result<Config> {
     // Which of the two it is decides what an error is about.
     #[derive(Deserialize)]
     struct Keys {

@@ -8,6 +8,7 @@ mod config_file;
 mod cpus;
 mod devices;
 mod doctor;
+mod dry_run;
 mod map;
 mod output;
 mod report;

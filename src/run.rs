@@ -1,6 +1,5 @@
 //! `carpel run`: boots a guest and returns its verdict.
 
-use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,15 +14,14 @@ use carpel_vmm::kvm;
 use carpel_vmm::machine::Machine;
 use carpel_vmm::outcome::{Outcome, Shutdown};
 use carpel_vmm::plan::{Files, Plan};
-use carpel_vmm::platform::Place;
 use carpel_vmm::run::{ConsoleState, Facts};
 use carpel_vmm::terminal::RawTerminal;
 use carpel_vmm::threads::ExitCounts;
-use carpel_vmm::virtio::Window;
 use carpel_vmm::watch::Watch;
 
-use crate::cli::{FAILURE, RunArgs, USAGE_ERROR};
+use crate::cli::{FAILURE, PlanFormat, RunArgs, USAGE_ERROR};
 use crate::config;
+use crate::dry_run;
 use crate::output;
 use crate::report::Report;
 
@@ -40,7 +38,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
             return ExitCode::from(status);
         }
     };
-    let result = if args.dry_run { print_plan(&prepared.plan).map(|()| 0) } else { prepared.boot() };
+    let result = if args.dry_run { prepared.print(args.format).map(|()| 0) } else { prepared.boot() };
     ExitCode::from(result.unwrap_or_else(|error| {
         output::complain(error);
         FAILURE
@@ -87,6 +85,13 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
 }
 
 impl Prepared {
+    fn print(&self, format: PlanFormat) -> Result<()> {
+        output::print(&match format {
+            PlanFormat::Text => dry_run::text(&self.plan),
+            PlanFormat::Json => dry_run::json(&self.config, &self.plan)?,
+        })
+    }
+
     /// Runs the guest, then tells and reports how it ended: also where no guest came to run.
     fn boot(self) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
@@ -142,26 +147,4 @@ fn tell(facts: &Facts, until: Option<&str>) {
         output::complain(format!("The guest ended by itself before its console matched `{until}`"));
     }
     log::debug!("{:?} after {:?}, {:?}", facts.outcome, facts.duration, facts.exits);
-}
-
-fn print_plan(plan: &Plan) -> Result<()> {
-    let mut text = plan.map.to_string();
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
-        "\nkernel: {} by {}, {} vCPU(s)",
-        plan.kernel.format.name(),
-        plan.kernel.boot.name(),
-        plan.vcpus
-    );
-    let _ = writeln!(text, "command line: {}", plan.cmdline);
-    let _ = writeln!(text, "irqchip: {}", plan.irqchip.name());
-    for device in &plan.devices {
-        let irq = device.irq.map(|irq| format!(", IRQ {irq}")).unwrap_or_default();
-        let _ = writeln!(text, "device: {} at {}{irq}", device.name, device.place);
-    }
-    for &Window { kind, base, len, irq } in &plan.virtio {
-        let _ = writeln!(text, "device: {kind} at {}, IRQ {irq}", Place::Mmio(base..base + len));
-    }
-    output::print(&text)
 }

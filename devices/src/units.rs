@@ -39,9 +39,10 @@ pub fn size_text(size: u64) -> String {
 
 /// A duration as [`duration`] reads it.
 pub fn duration_text(duration: Duration) -> String {
-    match (duration.as_millis(), duration.subsec_millis()) {
-        (_, 0) => format!("{}s", duration.as_secs()),
-        (milliseconds, _) => format!("{milliseconds}ms"),
+    match (duration.as_secs(), duration.subsec_millis()) {
+        (seconds, 0) if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        (seconds, 0) => format!("{seconds}s"),
+        _ => format!("{}ms", duration.as_millis()),
     }
 }
 
@@ -72,7 +73,7 @@ mod tests {
         {
             assert_eq!((size_text(bytes).as_str(), size(text)), (text, Ok(bytes)));
         }
-        for (text, milliseconds) in [("30s", 30_000), ("500ms", 500), ("1500ms", 1500)] {
+        for (text, milliseconds) in [("30s", 30_000), ("2m", 120_000), ("500ms", 500), ("1500ms", 1500)] {
             let time = Duration::from_millis(milliseconds);
             assert_eq!((duration_text(time).as_str(), duration(text)), (text, Ok(time)));
         }
