@@ -149,9 +149,12 @@ pub struct RunArgs {
     /// End the guest when a line of its console matches, with status 123
     #[arg(long, value_name = "REGEX", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub fail_on: Option<String>,
-    /// Write the run's facts to a file: JSON, or JUnit if its name ends in .xml
+    /// Write the run's facts to a file: JSON, or JUnit if its name ends in .xml; - is standard output (may repeat)
     #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
+    pub report: Vec<PathBuf>,
+    /// Name of the test case in reports [default: the kernel's file name]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
+    pub name: Option<String>,
     /// Print the guest's physical and virtual map to stderr when it has ended; SIGUSR1 prints them at once
     #[arg(long)]
     pub dump_map_on_exit: bool,
