@@ -6,6 +6,12 @@ mod junit;
 mod place;
 mod text;
 
+#[cfg(test)]
+#[path = "../../tests/payload/junit.rs"]
+mod rules;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Error, Result};

@@ -247,13 +247,13 @@ fn an_image_under_a_disk_is_no_old_report() {
     assert_eq!(fs::read(path("base.img")).unwrap(), vec![0; 1 << 20]);
 }
 
-/// An empty qcow2 image on a raw one. Fields: QEMU, docs/interop/qcow2.txt, version 2.
+/// An empty qcow2 image on a raw one. Fields: QEMU, docs/interop/qcow2.txt, version 3.
 fn overlay(base: &str, size: u64) -> Vec<u8> {
     const CLUSTER: usize = 1 << 16;
     let mut image = vec![0; 4 * CLUSTER];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, b"QFI\xFB");
-    put(4, &2_u32.to_be_bytes());
+    put(4, &3_u32.to_be_bytes());
     put(8, &256_u64.to_be_bytes());
     put(16, &(base.len() as u32).to_be_bytes());
     put(20, &16_u32.to_be_bytes());
@@ -263,6 +263,12 @@ fn overlay(base: &str, size: u64) -> Vec<u8> {
     put(40, &(3 * CLUSTER as u64).to_be_bytes());
     put(48, &(CLUSTER as u64).to_be_bytes());
     put(56, &1_u32.to_be_bytes());
+    put(96, &4_u32.to_be_bytes());
+    put(100, &104_u32.to_be_bytes());
+    // The format of what it is on.
+    put(104, &0xE279_2ACA_u32.to_be_bytes());
+    put(108, &3_u32.to_be_bytes());
+    put(112, b"raw");
     put(256, base.as_bytes());
     put(CLUSTER, &(2 * CLUSTER as u64).to_be_bytes());
     for cluster in 0..4 {
@@ -349,15 +355,11 @@ fn a_reader_that_never_reads_holds_up_no_signal() {
     let directory = tempdir().unwrap();
     let fifo = directory.path().join("fifo");
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-    // The command line is longer than the pipe.
-    let words = ["a".repeat(1000), "how=power-off".into()].join(" ");
-    let mut command = carpel(&["run", "-a", &words, "--report", "fifo", "--report", "run.json", "-k"]);
-    let guest = Running::start(command.arg(payload::path("end")).current_dir(&directory));
-    let pipe = File::open(&fifo).unwrap();
-    nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
-    // It fills up before carpel comes to it.
-    let mut filler = File::options().write(true).open(&fifo).unwrap();
-    std::io::Write::write_all(&mut filler, &[b' '; 4096]).unwrap();
+    // Longer than what a pipe holds.
+    let name = "a".repeat(100 << 10);
+    let mut command = hello(&["--name", &name, "--report", "fifo", "--report", "run.json"]);
+    let guest = Running::start(command.current_dir(&directory));
+    let _pipe = File::open(&fifo).unwrap();
     while !directory.path().join("run.json").exists() {
         std::thread::yield_now();
     }
@@ -376,8 +378,7 @@ fn a_report_that_cannot_be_written_gives_125_after_the_verdict() {
     fs::write(directory.path().join("run.json"), OLD).unwrap();
     // A limit on file sizes stands for a full disk.
     let mut dead = carpel(&["run", "-a", "how=pvpanic", "--report", "run.json", "--report", "run.xml", "-k"]);
-    let limited = under(&["prlimit", "--fsize=100"], dead.arg(payload::path("end")));
-    let mut limited = limited;
+    let mut limited = under(&["prlimit", "--fsize=100"], dead.arg(payload::path("end")));
     let outcome = finish_in(&directory, &mut limited).expect_status(125);
     let lines: Vec<_> = outcome.stderr.lines().collect();
     assert_eq!(lines[0], "carpel: The guest kernel panicked");
@@ -393,8 +394,7 @@ fn a_full_disk_leaves_no_half_of_a_report() {
     let directory = tempdir().unwrap();
     let place = directory.path().display();
     let script = format!("mount -t tmpfs -o size=8k none {place}; head -c 8192 /dev/zero > {place}/fill; cd {place}");
-    let check = format!("sh -c 'ls -A {place} >&2; exit 7'");
-    let line = format!("\"$@\" --report {place}/run.json; test $? = 125 || exit 1; {check}");
+    let line = format!("\"$@\" --report {place}/run.json; test $? = 125 || exit 1; ls -A {place} >&2; exit 7");
     let outcome = finish(&mut in_namespace(&script, &under(&["sh", "-c", &line, "sh"], &hello(&[])))).expect_status(7);
     let lines: Vec<_> = outcome.stderr.lines().collect();
     assert_eq!(lines.len(), 2, "{lines:#?}");
