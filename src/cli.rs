@@ -1,6 +1,7 @@
 //! The command line, as arguments only: nothing here opens a file or a device.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -196,6 +197,19 @@ fn gic(version: &str) -> Result<u8, &'static str> {
 /// Which numbers there are is the map's to say.
 fn phys_bits(bits: &str) -> Result<u8, &'static str> {
     bits.parse().map_err(|_| "Address bits are a whole number from 32 to 52")
+}
+
+/// The values of `--report` on a command line of `run` that is not understood otherwise. None where it asks for a plan.
+pub fn named_reports(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let arguments: Vec<_> = arguments.into_iter().skip(1).take_while(|argument| argument != "--").collect();
+    if arguments.iter().all(|argument| argument != "run") || arguments.iter().any(|argument| argument == "--dry-run") {
+        return Vec::new();
+    }
+    let pairs = arguments.iter().zip(arguments.iter().skip(1));
+    let apart = pairs.filter(|(option, _)| *option == "--report").map(|(_, value)| value.clone());
+    let attached =
+        |argument: &OsString| Some(OsStr::from_bytes(argument.as_bytes().strip_prefix(b"--report=")?).to_owned());
+    apart.chain(arguments.iter().filter_map(attached)).collect()
 }
 
 /// Prints help or version as they are, and an error as one line.

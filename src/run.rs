@@ -73,12 +73,13 @@ struct Prepared {
 /// What goes wrong here is the command line's fault, or the host has run out of something.
 fn prepare(args: &RunArgs) -> Result<Prepared> {
     let start = Timestamp::now();
-    let config = config::run(args)?;
-    virtio::check(&config)?;
     let limits = config::limits(args);
-    let target = config::console(&args.console)?;
     // Before anything is opened: a run that goes no further must not leave the report of an earlier one.
-    let places = Places::find(&args.report, &config, &target)?;
+    let understood = understand(args);
+    if understood.is_err() && !args.dry_run {
+        report::remove_earlier(&args.report);
+    }
+    let (config, target, places) = understood?;
     let reports = if args.dry_run { None } else { Some(places.open()?) };
     if !args.command.is_empty() {
         bail!("Running a COMMAND in the guest is not built yet");
@@ -95,6 +96,15 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
     };
     let name = args.name.clone().unwrap_or_else(|| report::default_name(&config));
     Ok(Prepared { config, plan, files, devices, limits, watch, endpoint, reports, name, start, shutdown })
+}
+
+/// What the command line means, and where reports go.
+fn understand(args: &RunArgs) -> Result<(Config, Target, Places)> {
+    let config = config::run(args)?;
+    virtio::check(&config)?;
+    let target = config::console(&args.console)?;
+    let places = Places::find(&args.report, &config, &target)?;
+    Ok((config, target, places))
 }
 
 impl Prepared {

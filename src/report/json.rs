@@ -8,6 +8,8 @@ use super::{Run, text};
 
 /// Raised when a field changes its meaning or goes; new ones may come without.
 const VERSION: u32 = 1;
+/// How every report begins.
+pub const BEGINNING: &str = "{\n  \"version\": 1,\n  \"name\": ";
 
 #[derive(Serialize)]
 struct Json<'a> {

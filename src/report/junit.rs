@@ -12,6 +12,9 @@ use super::text::{clean, escape, escape_attribute};
 /// How many lines of the console a failure shows where no line was matched.
 const LAST_LINES: usize = 100;
 
+/// How every report begins.
+pub const BEGINNING: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"carpel\" ";
+
 /// What a test case can come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -49,8 +52,7 @@ pub fn write(run: &Run) -> String {
     let (timestamp, hostname) = (run.start.strftime("%Y-%m-%dT%H:%M:%S"), escape_attribute(&hostname()));
     let console = clean(&run.facts.console_tail);
     let mut document = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-         <testsuite name=\"carpel\" tests=\"1\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"0\" \
+        "{BEGINNING}tests=\"1\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"0\" \
          time=\"{time}\" timestamp=\"{timestamp}\" hostname=\"{hostname}\">\n  <properties>\n"
     );
     for (name, value) in properties(run) {

@@ -1,5 +1,6 @@
 //! `--report`: the facts of a run, for scripts.
 
+mod earlier;
 mod file;
 mod json;
 mod junit;
@@ -23,6 +24,7 @@ use jiff::Timestamp;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::output;
+pub use earlier::remove_earlier;
 use file::Destination;
 use place::{Place, Taken};
 
@@ -83,14 +85,14 @@ impl Reports {
     pub fn write(self, run: &Run) -> Result<()> {
         let (files, streams): (Vec<_>, Vec<_>) =
             self.0.into_iter().partition(|report| matches!(report.destination, Destination::Beside { .. }));
-        let signals = SigSet::from_iter(SIGNALS);
+        let signals: SigSet = SIGNALS.into_iter().collect();
         // No signal leaves half of a file behind.
         signals.thread_block().context("Cannot block signals")?;
         let mut errors: Vec<_> = files.into_iter().filter_map(|report| report.write(run).err()).collect();
         if !streams.is_empty() {
             // A reader that takes nothing must not keep carpel from ending.
-            let ends = SIGNALS.into_iter().filter(|&signal| signal != Signal::SIGXFSZ);
-            SigSet::from_iter(ends).thread_unblock().context("Cannot unblock signals")?;
+            let ends: SigSet = SIGNALS.into_iter().filter(|&signal| signal != Signal::SIGXFSZ).collect();
+            ends.thread_unblock().context("Cannot unblock signals")?;
             errors.extend(streams.into_iter().filter_map(|report| report.write(run).err()));
         }
         let last = errors.pop();

@@ -37,7 +37,9 @@ fn reports(outcome: Outcome, matched: Option<Match>, console: &[u8]) -> (Suite, 
     let run = Run { config: &config, plan: &plan, facts: &facts, message, name: default_name(&config), start };
     let junit = junit::write(&run);
     assert!(junit.contains("time=\"1.235\" timestamp=\"2026-02-28T23:59:59\""), "{junit}");
-    let json: Value = serde_json::from_str(&json::write(&run).unwrap()).unwrap();
+    let text = json::write(&run).unwrap();
+    assert!(text.starts_with(json::BEGINNING), "{text}");
+    let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(json["start"], "2026-02-28T23:59:59.999Z");
     let suite = rules::check(&junit);
     assert_eq!((suite.case.as_str(), &json["name"]), ("hello", &"hello".into()));
@@ -79,9 +81,9 @@ fn any_console_makes_valid_reports() {
         &every_byte[..],
         b"]]></system-out><testcase/>&#0;&amp;<![CDATA[x]]>",
         b"\xC3\xBC \xFF\xFE \xEF\xBF\xBE\xEF\xBF\xBF \xED\xA0\x80 \x85",
-        &[b'\r'; 1 << 16],
-        &[0; 1 << 16],
-        &[0x1B; 1 << 16],
+        &b"\r".repeat(1 << 16),
+        &b"\0".repeat(1 << 16),
+        &b"\x1B[".repeat(1 << 15),
     ] {
         let (junit, json) = reports(Outcome::Panicked, None, console);
         assert!(!junit.system_out.contains('\r'), "{junit:?}");
@@ -114,7 +116,8 @@ fn a_match_is_told_with_all_that_followed_it() {
 
 #[test]
 fn a_failure_without_a_match_shows_the_last_lines() {
-    let console: String = (0..1000).map(|line| format!("line {line}\n")).collect();
+    let lines: Vec<_> = (0..1000).map(|line| format!("line {line}")).collect();
+    let console = lines.join("\n") + "\n";
     let (junit, json) = reports(Outcome::TimedOut, None, console.as_bytes());
     let lines: Vec<_> = junit.text.lines().skip(2).collect();
     assert_eq!((lines.len(), lines[0], lines[99]), (100, "line 900", "line 999"));

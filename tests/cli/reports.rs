@@ -61,6 +61,38 @@ fn a_report_of_an_earlier_run_is_gone_when_no_guest_runs() {
 }
 
 #[test]
+fn a_command_line_that_is_not_understood_leaves_no_report_of_carpel_s() {
+    let directory = tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let reports = ["--report=run.json", "--report", "run.xml"];
+    for args in [
+        &["--frobnicate"][..],
+        &["stray"],
+        &["--timeout", "soon"],
+        &["--report"],
+        &["--layout", "ibm"],
+        &["--device", "sound"],
+        &["--vsock", "cid=2,uds=x"],
+        &["--console", "nowhere"],
+        &["--report", "./run.xml"],
+    ] {
+        finish_in(&directory, &mut hello(&reports)).expect_status(0);
+        fs::write(path("notes"), OLD).unwrap();
+        assert_eq!(names(&directory), ["notes", "run.json", "run.xml"]);
+        let args = [&reports[..], &["--report", "notes"], args].concat();
+        // A plan would touch nothing.
+        complaint(finish_in(&directory, hello(&args).arg("--dry-run")), 2);
+        assert_eq!(names(&directory), ["notes", "run.json", "run.xml"], "{args:?}");
+        complaint(finish_in(&directory, &mut hello(&args)), 2);
+        assert_eq!(names(&directory), ["notes"], "{args:?}");
+    }
+    // Help is no run.
+    finish_in(&directory, &mut hello(&reports)).expect_status(0);
+    finish_in(&directory, &mut hello(&[&reports[..], &["--help"]].concat())).expect_status(0);
+    assert_eq!(names(&directory), ["notes", "run.json", "run.xml"]);
+}
+
+#[test]
 fn a_report_of_an_earlier_run_is_gone_when_carpel_is_killed() {
     for signal in [Signal::SIGKILL, Signal::SIGABRT] {
         let directory = tempdir().unwrap();
