@@ -18,7 +18,7 @@ use thiserror::Error;
 
 pub use crate::host_socket::SocketError;
 use file::{FileOutput, Stdin};
-pub use file::{claim, empty};
+pub use file::claim;
 use pty::Pty;
 use socket::{Socket, SocketInput};
 
