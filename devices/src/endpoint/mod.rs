@@ -17,8 +17,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 
 pub use crate::host_socket::SocketError;
-use file::{FileOutput, Stdin};
 pub use file::claim;
+use file::{FileOutput, Stdin};
 use pty::Pty;
 use socket::{Socket, SocketInput};
 
