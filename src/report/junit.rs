@@ -1,5 +1,5 @@
-//! A report as JUnit, in the dialect that the schemas of Ant (windyroad's JUnit.xsd) and of Jenkins (junit-10.xsd) share:
-//! one suite with its properties, one case, and what the console printed.
+//! A report as JUnit, in the dialect that the schemas of Ant (windyroad's JUnit.xsd) and of Jenkins (junit-10.xsd)
+//! share: one suite with its properties, one case, and what the console printed.
 
 use std::fmt::Write as _;
 

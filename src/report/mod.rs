@@ -68,8 +68,8 @@ impl Places {
         Ok(Self(place::find_all(paths, &Taken::by(config, console)?)?))
     }
 
-    /// Makes sure that every report can be written, and removes those of an earlier run. Waits for the reader of a named
-    /// pipe.
+    /// Makes sure that every report can be written, and removes those of an earlier run. Waits for the reader of a
+    /// named pipe.
     pub fn open(self) -> Result<Reports> {
         let open = |Place { named, kind, .. }| {
             let destination = Destination::open(kind).with_context(|| cannot_write(&named))?;
@@ -80,8 +80,8 @@ impl Places {
 }
 
 impl Reports {
-    /// Writes all of them, as JUnit where the name ends in `.xml`, as JSON elsewhere. Fails with the last error, after it
-    /// has told the others.
+    /// Writes all of them, as JUnit where the name ends in `.xml`, as JSON elsewhere. Fails with the last error, after
+    /// it has told the others.
     pub fn write(self, run: &Run) -> Result<()> {
         let (files, streams): (Vec<_>, Vec<_>) =
             self.0.into_iter().partition(|report| matches!(report.destination, Destination::Beside { .. }));

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 /// The longest part of a character that a cut can leave, in bytes: UTF-8 has at most three bytes behind the first.
 const REST_MAX: usize = 3;
 
-/// The end of an output as text. The rest of a character that was cut is left out; other bytes that are none are replaced.
+/// The end of an output as text. The rest of a character that was cut is left out; other bytes that are none are
+/// replaced.
 pub fn decode(tail: &[u8]) -> Cow<'_, str> {
     let rest = tail.iter().take(REST_MAX).take_while(|&&byte| byte & 0xC0 == 0x80).count();
     String::from_utf8_lossy(&tail[rest..])
