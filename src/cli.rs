@@ -1,6 +1,7 @@
 //! The command line, as arguments only: nothing here opens a file or a device.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -153,9 +154,12 @@ pub struct RunArgs {
     /// End the guest when a line of its console matches, with status 123
     #[arg(long, value_name = "REGEX", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub fail_on: Option<String>,
-    /// Write the run's facts to a file: JSON, or JUnit if its name ends in .xml
+    /// Write the run's facts to a file: JSON, or JUnit if its name ends in .xml; - is standard output (may repeat)
     #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
+    pub report: Vec<PathBuf>,
+    /// Name of the test case in reports [default: the kernel's file name]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
+    pub name: Option<String>,
     /// Print the guest's physical and virtual map to stderr when it has ended; SIGUSR1 prints them at once
     #[arg(long)]
     pub dump_map_on_exit: bool,
@@ -209,6 +213,19 @@ fn gic(version: &str) -> Result<u8, &'static str> {
 /// Which numbers there are is the map's to say.
 fn phys_bits(bits: &str) -> Result<u8, &'static str> {
     bits.parse().map_err(|_| "Address bits are a whole number from 32 to 52")
+}
+
+/// The values of `--report` on a command line of `run` that is not understood otherwise. None where it asks for a plan.
+pub fn named_reports(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let arguments: Vec<_> = arguments.into_iter().skip(1).take_while(|argument| argument != "--").collect();
+    if arguments.iter().all(|argument| argument != "run") || arguments.iter().any(|argument| argument == "--dry-run") {
+        return Vec::new();
+    }
+    let pairs = arguments.iter().zip(arguments.iter().skip(1));
+    let apart = pairs.filter(|(option, _)| *option == "--report").map(|(_, value)| value.clone());
+    let attached =
+        |argument: &OsString| Some(OsStr::from_bytes(argument.as_bytes().strip_prefix(b"--report=")?).to_owned());
+    apart.chain(arguments.iter().filter_map(attached)).collect()
 }
 
 /// Prints help or version as they are, and an error as one line.

@@ -14,6 +14,7 @@ mod output;
 mod report;
 mod run;
 
+use std::env;
 use std::panic;
 use std::process::{self, ExitCode};
 
@@ -35,7 +36,12 @@ fn main() -> ExitCode {
     }));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return cli::report_usage(&error),
+        Err(error) => {
+            if error.use_stderr() {
+                report::remove_earlier(cli::named_reports(env::args_os()));
+            }
+            return cli::report_usage(&error);
+        }
     };
     cli::start_logging(cli.verbose);
     let text = match cli.command {

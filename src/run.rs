@@ -18,12 +18,13 @@ use carpel_vmm::run::{ConsoleState, Facts};
 use carpel_vmm::terminal::RawTerminal;
 use carpel_vmm::threads::ExitCounts;
 use carpel_vmm::watch::Watch;
+use jiff::Timestamp;
 
 use crate::cli::{FAILURE, PlanFormat, RunArgs, USAGE_ERROR};
 use crate::config;
 use crate::dry_run;
 use crate::output;
-use crate::report::Report;
+use crate::report::{self, Places, Reports};
 
 /// Linux's ENOMEM, ENFILE and EMFILE (include/uapi/asm-generic/errno-base.h).
 const OUT_OF_RESOURCES: [i32; 3] = [12, 23, 24];
@@ -59,29 +60,46 @@ struct Prepared {
     devices: Vec<Box<dyn VirtioDevice>>,
     watch: Watch,
     endpoint: Endpoint,
-    report: Option<Report>,
+    reports: Option<Reports>,
+    /// What reports call the run.
+    name: String,
+    start: Timestamp,
     shutdown: Arc<Shutdown>,
 }
 
 /// What goes wrong here is the command line's fault, or the host has run out of something.
 fn prepare(args: &RunArgs) -> Result<Prepared> {
+    let start = Timestamp::now();
+    // Before anything is opened: a run that goes no further must not leave the report of an earlier one.
+    let understood = understand(args);
+    if understood.is_err() && !args.dry_run {
+        report::remove_earlier(&args.report);
+    }
+    let (config, places) = understood?;
+    let reports = if args.dry_run { None } else { Some(places.open()?) };
     if !args.command.is_empty() {
         bail!("Running a COMMAND in the guest is not built yet");
     }
-    let config = config::run(args)?;
-    virtio::config::check(&config.devices, GuestLimits { mem: config.mem })?;
     let files = Files::open(&config)?;
     let plan = Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?);
     let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
     let watch = Watch::new(&config.run, Arc::clone(&shutdown))?;
     let open_console = |target: &Target| target.open("The console").context("Cannot connect the console");
-    let (devices, endpoint, report) = if args.dry_run {
-        (Vec::new(), open_console(&Target::Null)?, None)
+    let (devices, endpoint) = if args.dry_run {
+        (Vec::new(), open_console(&Target::Null)?)
     } else {
-        let report = config.run.report.as_deref().map(Report::open).transpose()?;
-        (virtio::config::open(&config.devices)?, open_console(&config.run.console)?, report)
+        (virtio::config::open(&config.devices)?, open_console(&config.run.console)?)
     };
-    Ok(Prepared { config, plan, files, devices, watch, endpoint, report, shutdown })
+    let name = config.run.name.clone().unwrap_or_else(|| report::default_name(&config));
+    Ok(Prepared { config, plan, files, devices, watch, endpoint, reports, name, start, shutdown })
+}
+
+/// What the command line means, and where reports go.
+fn understand(args: &RunArgs) -> Result<(Config, Places)> {
+    let config = config::run(args)?;
+    virtio::config::check(&config.devices, GuestLimits { mem: config.mem })?;
+    let places = Places::find(&config)?;
+    Ok((config, places))
 }
 
 impl Prepared {
@@ -103,14 +121,21 @@ impl Prepared {
             exits: ExitCounts::default(),
             unmapped: 0,
             printed: 0,
+            matched: None,
+            console_tail: Vec::new(),
             map: None,
         });
         if let Some(map) = &facts.map {
             output::dump(map);
         }
-        tell(&facts, self.config.run.until.as_deref());
-        if let Some(report) = self.report {
-            report.write(&self.config, &self.plan, &facts)?;
+        let message = message(&facts, self.config.run.until.as_deref());
+        if let Some(message) = &message {
+            output::tell(message);
+        }
+        log::debug!("{:?} after {:?}, {:?}", facts.outcome, facts.duration, facts.exits);
+        if let Some(reports) = self.reports {
+            let (config, plan) = (&self.config, &self.plan);
+            reports.write(&report::Run { config, plan, facts: &facts, message, name: self.name, start: self.start })?;
         }
         Ok(facts.outcome.status())
     }
@@ -139,12 +164,11 @@ fn run_guest(
     Ok(machine.run(limits, ConsoleState { printed, input, terminal: raw.is_some() }, shutdown)?)
 }
 
-/// Says how it ended, where the status alone says too little.
-fn tell(facts: &Facts, until: Option<&str>) {
-    if let Some(message) = facts.outcome.message() {
-        output::tell(message);
-    } else if let (Some(until), Outcome::PowerOff | Outcome::Reset) = (until, &facts.outcome) {
-        output::complain(format!("The guest ended by itself before its console matched `{until}`"));
-    }
-    log::debug!("{:?} after {:?}, {:?}", facts.outcome, facts.duration, facts.exits);
+/// How it ended, where the status alone says too little.
+fn message(facts: &Facts, until: Option<&str>) -> Option<String> {
+    let until = until.filter(|_| matches!(facts.outcome, Outcome::PowerOff | Outcome::Reset));
+    facts.outcome.message().or_else(|| {
+        let text = format!("The guest ended by itself before its console matched `{}`", until?);
+        Some(output::one_line(text))
+    })
 }

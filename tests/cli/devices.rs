@@ -23,19 +23,6 @@ fn a_refused_device_leaves_no_file_of_another() {
 }
 
 #[test]
-fn a_report_keeps_what_it_held_until_a_guest_has_run() {
-    let directory = tempdir().unwrap();
-    let report = directory.path().join("run.json");
-    let old = "a".repeat(10_000);
-    fs::write(&report, &old).unwrap();
-    refusal(hello(&["--disk", "missing", "--report"]).arg(&report), 2);
-    assert_eq!(fs::read_to_string(&report).unwrap(), old);
-    finish(hello(&["--report"]).arg(&report)).expect_status(0);
-    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
-    assert_eq!(json["outcome"], "power-off");
-}
-
-#[test]
 fn what_a_guest_has_once_is_not_taken_twice() {
     let (one, two) = ("vsock,uds=a", "vsock,uds=b");
     let line = refusal(&mut hello(&["--vsock", "uds=a", "--device", two]), 2);

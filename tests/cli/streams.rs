@@ -81,10 +81,3 @@ fn a_full_stderr_changes_no_status() {
     let mut dead = carpel(&["run", "-a", "how=triple-fault", "-k"]);
     assert_eq!(status_with_full_stderr(dead.arg(payload::path("end"))), 121);
 }
-
-#[test]
-fn a_report_that_cannot_be_written_gives_125_after_the_run() {
-    let outcome = finish(&mut hello(&["--report", "/dev/full"]));
-    assert_eq!(outcome.stdout, "Hello from a guest\n");
-    expect_parts(&complaint(outcome, 125), &["the report to /dev/full", "No space left on device"]);
-}

@@ -62,7 +62,9 @@ pub struct Limits {
     /// Regular expression whose match on the console ends the run as a failure.
     pub fail_on: Option<String>,
     /// Where the run's facts are written.
-    pub report: Option<PathBuf>,
+    pub report: Vec<PathBuf>,
+    /// What reports call the run; as its kernel, if it has no name.
+    pub name: Option<String>,
     /// Read the guest's physical and virtual map when it has ended.
     #[serde(rename = "dump-map-on-exit")]
     pub dump_map: bool,

@@ -7,6 +7,38 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use carpel_devices::event::{EventSink, GuestEvent};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+/// What a pattern matched on a console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// The option that gave the pattern.
+    pub option: MatchOption,
+    /// The pattern.
+    pub pattern: String,
+    /// The console's port.
+    pub port: String,
+    /// The line.
+    pub line: String,
+}
+
+/// An option that takes a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatchOption {
+    /// `--until`.
+    Until,
+    /// `--fail-on`.
+    FailOn,
+}
+
+impl MatchOption {
+    /// The option as it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Until => "--until",
+            Self::FailOn => "--fail-on",
+        }
+    }
+}
+
 /// Why a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -19,7 +19,7 @@ use crate::config::Limits;
 use crate::dump::View;
 use crate::input::{Input, Ports};
 use crate::machine::Machine;
-use crate::outcome::{Outcome, Shutdown};
+use crate::outcome::{Match, Outcome, Shutdown};
 use crate::terminal;
 use crate::threads::{ExitCounts, ExitStatistics, StartError, VcpuThreads};
 use crate::virtio;
@@ -77,6 +77,10 @@ pub struct Facts {
     pub unmapped: u64,
     /// Bytes that the guest printed.
     pub printed: u64,
+    /// What matched on the console, where that ended the run.
+    pub matched: Option<Match>,
+    /// The last 64 KiB that the guest printed.
+    pub console_tail: Vec<u8>,
     /// The guest's maps at its end, if they were asked for.
     pub map: Option<String>,
 }
@@ -144,6 +148,8 @@ impl Machine {
             exits,
             unmapped: self.buses.port.unmapped() + self.buses.mmio.unmapped(),
             printed: console.printed.load(Ordering::Relaxed),
+            matched: None,
+            console_tail: Vec::new(),
             map: limits.dump_map.then(|| self.view.describe(&registers)),
         })
     }

@@ -125,6 +125,6 @@ pub fn claim(file: &File) -> io::Result<()> {
 }
 
 /// Makes a file empty; pipes and devices have no length.
-pub fn empty(file: &File) -> io::Result<()> {
+pub(super) fn empty(file: &File) -> io::Result<()> {
     if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
 }

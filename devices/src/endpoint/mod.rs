@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use crate::host_socket::SocketError;
+pub use file::claim;
 use file::{FileOutput, Stdin};
-pub use file::{claim, empty};
 use pty::Pty;
 use socket::{Socket, SocketInput};
 

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Debug;
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,11 @@ pub trait DeviceConfig: Clone + Debug + PartialEq + DeserializeOwned + Serialize
     /// Takes what another text says about the same device, where texts add up; otherwise returns it.
     fn join(&mut self, other: Self) -> Result<(), Self> {
         Err(other)
+    }
+
+    /// The files of the host that it uses.
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
     }
 
     /// Whether a guest can have such a device, as far as that can be told without the host.
@@ -135,6 +141,11 @@ macro_rules! kinds {
             /// Texts for `--device` that say all of it.
             pub fn texts(&self) -> Vec<String> {
                 match self { $(Self::$name(config) => config.texts(),)* }
+            }
+
+            /// The files of the host that it uses.
+            pub fn files(&self) -> Vec<PathBuf> {
+                match self { $(Self::$name(config) => config.files(),)* }
             }
 
             /// Takes what another text says about the same device, where texts of its kind add up; otherwise returns it.

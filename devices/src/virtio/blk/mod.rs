@@ -175,6 +175,10 @@ const fn one() -> NonZeroU64 {
 impl DeviceConfig for BlkConfig {
     const KIND: &'static Kind = &KIND;
 
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
     fn check(&self, _guest: GuestLimits) -> Checked {
         if self.path.as_os_str().is_empty() {
             return Err("A disk needs an image: `path=FILE`".into());

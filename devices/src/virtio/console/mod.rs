@@ -10,6 +10,8 @@ mod port;
 mod tests;
 mod worker;
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::interrupt::Interrupt;
@@ -96,6 +98,10 @@ impl DeviceConfig for ConsoleConfig {
             texts.push(KIND.name.to_owned());
         }
         texts
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.ports.iter().flat_map(|port| [&port.file, &port.socket]).flatten().cloned().collect()
     }
 
     fn join(&mut self, other: Self) -> Result<(), Self> {

@@ -78,6 +78,10 @@ enum ConfigError {
 impl DeviceConfig for VsockConfig {
     const KIND: &'static Kind = &KIND;
 
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.uds.clone()]
+    }
+
     fn check(&self, _guest: GuestLimits) -> Checked {
         if !CIDS.contains(&self.cid) {
             return Err(ConfigError::Cid(self.cid).into());
