@@ -11,7 +11,7 @@ pub mod riscv64;
 mod topology;
 pub mod x86_64;
 
-pub use map::{Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap};
+pub use map::{Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap, MissingRow, RowName};
 pub use resolve::{MapError, resolve};
 pub use topology::{Topology, TopologyError};
 

@@ -131,7 +131,7 @@ impl View {
         let end = start.saturating_add(size);
         let named = |extents: &[Extent]| -> Vec<String> {
             let inside = extents.iter().filter(|extent| extent.start < end && start < extent.end);
-            inside.map(|extent| extent.name.to_owned()).collect()
+            inside.map(|extent| extent.name.to_string()).collect()
         };
         let claims = named(&self.map.claims);
         if (1..=MAX_NAMES).contains(&claims.len()) { claims } else { named(&self.map.regions) }
@@ -213,7 +213,7 @@ fn join(ids: &[usize]) -> String {
 mod tests {
     use super::*;
     use carpel_arch::x86_64::boot::Tables;
-    use carpel_arch::{Inputs, resolve, x86_64::maps::KRUN};
+    use carpel_arch::{Inputs, RowName, resolve, x86_64::maps::KRUN};
 
     const LONG_MODE: Registers = Registers { cr0: 1 << 31, cr3: 0x9000, cr4: 0, efer: 1 << 10 };
 
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn memory_counts_as_used_once_it_is_touched() {
         let view = view();
-        let region = view.map.region("low_ram").unwrap();
+        let region = view.map.region(RowName::LowRam).unwrap();
         let before = view.used(region).unwrap();
         view.memory.write_obj(1_u8, GuestAddress(0x200_0000)).unwrap();
         assert!(view.used(region).unwrap() > before);

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use carpel_arch::map::RowName;
 use carpel_devices::bus::BusError;
 use carpel_devices::console::ConsolePort;
 use carpel_devices::virtio::VirtioDevice;
@@ -108,7 +109,7 @@ impl Machine {
 /// Whether the guest is likely to leave most of a huge page untouched. Zeroing one takes longer than all else that happens
 /// before a small guest runs; a kernel that fills one pays for small pages with a fault for each.
 fn is_small(plan: &Plan) -> bool {
-    plan.map.claim("kernel").is_none_or(|kernel| kernel.size() < HUGE_PAGE as u64)
+    plan.map.claim(RowName::Kernel).is_none_or(|kernel| kernel.size() < HUGE_PAGE as u64)
 }
 
 /// The largest page of any host: memory slots are made of whole pages.
@@ -116,7 +117,9 @@ const ROM_GRANULE: u64 = 64 << 10;
 
 /// The firmware's image in memory of its own, where the map has it outside of RAM.
 fn rom(vm: &Vm, plan: &Plan, files: &Files) -> Result<Option<GuestRam>, MachineError> {
-    let (Some(source), Some(claim)) = (&files.firmware, plan.map.claim("firmware_image")) else { return Ok(None) };
+    let (Some(source), Some(claim)) = (&files.firmware, plan.map.claim(RowName::FirmwareImage)) else {
+        return Ok(None);
+    };
     let range = claim.start..claim.end.next_multiple_of(ROM_GRANULE);
     let rom = GuestRam::new(std::slice::from_ref(&range), false)?;
     source.load(rom.memory(), 0, claim.size(), claim.start)?;

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, MemoryMap};
+use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, MemoryMap, MissingRow, RowName};
 use carpel_arch::x86_64::cpu::CpuModel;
 use carpel_arch::{MapError, Topology};
 use linux_loader::cmdline::Cmdline;
@@ -153,6 +153,9 @@ pub enum PlanError {
         /// The cause.
         source: MapError,
     },
+    /// The layout lacks what every machine needs.
+    #[error(transparent)]
+    Row(#[from] MissingRow),
     /// The interrupt controllers are another architecture's.
     #[error("A machine of {arch} has no interrupt controllers `{}`", .irqchip.name())]
     Irqchip {
@@ -304,7 +307,8 @@ impl Plan {
         let map = probe.map(config)?;
         let (irqchip, phys_bits) = (probe.irqchip(config)?, probe.host.phys_bits);
         let kernel = probe.kernel.ok_or(PlanError::NoKernel)?;
-        if kernel.boot == Boot::Firmware && ["firmware", "firmware_image"].iter().all(|name| map.claim(name).is_none())
+        if kernel.boot == Boot::Firmware
+            && [RowName::Firmware, RowName::FirmwareImage].into_iter().all(|name| map.claim(name).is_none())
         {
             return Err(PlanError::NoFirmware { arch: map.arch, layout: map.layout });
         }
@@ -387,7 +391,7 @@ fn first_words(config: &Config, console: Option<&str>, boot: Boot) -> String {
 
 fn cmdline(first: &str, words: &[&str], map: &MemoryMap, max: usize) -> Result<String, PlanError> {
     let parts = || std::iter::once(first).chain(words.iter().copied());
-    let room = map.claim("cmdline").map_or(usize::MAX, |claim| claim.size() as usize - 1);
+    let room = map.claim(RowName::Cmdline).map_or(usize::MAX, |claim| claim.size() as usize - 1);
     let limit = room.min(max);
     let whole = parts().collect::<Vec<_>>().join(" ");
     if whole.len() > limit {

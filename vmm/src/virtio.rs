@@ -47,7 +47,7 @@ pub struct OpenError {
 pub fn place(map: &MemoryMap, config: &Config) -> Result<Vec<Window>, PlanError> {
     let layout = config.layout;
     let irqs = layout.window_irqs.iter().cloned().flatten();
-    let mut places = map.windows(layout).zip(irqs);
+    let mut places = map.windows(layout)?.zip(irqs);
     let place = |(index, device): (usize, &VirtioConfig)| {
         let (range, irq) = places.next().ok_or_else(|| PlanError::TooManyDevices {
             number: index + 1,

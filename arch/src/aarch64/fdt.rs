@@ -8,7 +8,7 @@ use thiserror::Error;
 use vm_fdt::FdtWriter;
 
 use super::gic::GicMap;
-use crate::map::{Gic, MemoryMap};
+use crate::map::{Gic, MemoryMap, RowName};
 
 /// What the tree describes.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ fn chosen(fdt: &mut FdtWriter, machine: &Machine) -> Result<(), FdtError> {
     if let Some(port) = machine.devices.iter().find(|device| device.kind.is_serial()) {
         fdt.property_string("stdout-path", &format!("/{}", name(port)))?;
     }
-    if let Some(initrd) = machine.map.claim("initrd") {
+    if let Some(initrd) = machine.map.claim(RowName::Initrd) {
         fdt.property_u64("linux,initrd-start", initrd.start)?;
         fdt.property_u64("linux,initrd-end", initrd.end)?;
     }

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use crate::map::{Gic, MemoryMap};
+use crate::map::{Gic, MemoryMap, RowName};
 
 /// Regions of distributors and of what each vCPU has: redistributors (`GICv3`) or CPU interfaces (`GICv2`).
-const DISTRIBUTORS: [&str; 2] = ["gic_dist", "gicd"];
-const REDISTRIBUTORS: [&str; 2] = ["gic_redist", "gicr"];
-const CPU_INTERFACES: [&str; 2] = ["gic_cpu", "gicc"];
+const DISTRIBUTORS: [RowName; 2] = [RowName::GicDist, RowName::Gicd];
+const REDISTRIBUTORS: [RowName; 2] = [RowName::GicRedist, RowName::Gicr];
+const CPU_INTERFACES: [RowName; 2] = [RowName::GicCpu, RowName::Gicc];
 
 /// Sizes of the frames with registers, which may be less than the map sets aside (Arm IHI 0069 and IHI 0048, memory maps).
 const V3_DISTRIBUTOR: u64 = 0x1_0000;
@@ -28,7 +28,7 @@ pub struct GicMap {
 impl GicMap {
     /// The interrupt controller of an aarch64 map; none in others.
     pub fn of(map: &MemoryMap) -> Option<Self> {
-        let find = |names: [&str; 2]| names.into_iter().find_map(|name| map.region(name));
+        let find = |names: [RowName; 2]| names.into_iter().find_map(|name| map.region(name));
         let frame = |start: u64, size: u64| start..start + size;
         let distributor = find(DISTRIBUTORS)?.start;
         if let Some(redistributors) = find(REDISTRIBUTORS) {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use carpel_arch::map::MemoryMap;
+use carpel_arch::map::{MemoryMap, RowName};
 use carpel_devices::bus::BusDevice;
 use carpel_devices::console::ConsolePort;
 use carpel_devices::legacy::cfi_flash::CfiFlash;
@@ -16,22 +16,22 @@ use crate::machine::MachineError;
 use crate::plan::Plan;
 
 /// A device by the region that the map has for it, and its interrupt, if it has one: an SPI, counted from 0.
-type Row = (&'static str, Device, Option<u32>);
+type Row = (RowName, Device, Option<u32>);
 
-const CROSVM: [Row; 2] = [("serial0", Device::Serial, Some(0)), ("rtc", Device::Pl031, Some(1))];
+const CROSVM: [Row; 2] = [(RowName::Serial0, Device::Serial, Some(0)), (RowName::Rtc, Device::Pl031, Some(1))];
 const VIRT: [Row; 4] = [
-    ("uart", Device::Pl011, Some(1)),
-    ("rtc", Device::Pl031, Some(2)),
-    ("gpio", Device::Pl061, Some(7)),
-    ("flash_variables", Device::CfiFlash, None),
+    (RowName::Uart, Device::Pl011, Some(1)),
+    (RowName::Rtc, Device::Pl031, Some(2)),
+    (RowName::Gpio, Device::Pl061, Some(7)),
+    (RowName::FlashVariables, Device::CfiFlash, None),
 ];
 
 /// The devices of a machine with this map: those that it has a region for.
 pub fn place(map: &MemoryMap) -> Vec<Placed> {
-    let rows: &[Row] = if map.region("uart").is_some() { &VIRT } else { &CROSVM };
+    let rows: &[Row] = if map.region(RowName::Uart).is_some() { &VIRT } else { &CROSVM };
     let placed = |&(name, device, irq): &Row| {
         let place = Place::Mmio(map.region(name)?.range());
-        Some(Placed { device, name, place, irq })
+        Some(Placed { device, name: name.name(), place, irq })
     };
     rows.iter().filter_map(placed).collect()
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use carpel_arch::map::{Extent, MemoryMap};
+use carpel_arch::map::{Extent, MemoryMap, MissingRow, RowName};
 use carpel_arch::x86_64::acpi::{self, Platform, SerialPort, VirtioMmio};
 use carpel_arch::x86_64::{acpi_loader, mptable};
 use carpel_devices::bus::{Bus, BusDevice, BusError};
@@ -54,7 +54,7 @@ pub fn place(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
         at(Device::PvPanic, "pvpanic", acpi::PVPANIC_PORT, 1, None),
         at(Device::AcpiPm, "acpi-pm", acpi::PM1A_EVENT_PORT, AcpiPm::LEN, Some(acpi::SCI_GSI.into())),
     ];
-    if map.claim("firmware_image").is_some() {
+    if map.claim(RowName::FirmwareImage).is_some() {
         devices.push(at(Device::DebugConsole, "debug-console", 0x402, 1, None));
         devices.push(at(Device::FwCfg, "fw-cfg", 0x510, FwCfg::LEN, None));
         devices.push(at(Device::HostBridge, "host-bridge", 0xCF8, HostBridge::LEN, None));
@@ -64,7 +64,7 @@ pub fn place(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
     if irqchip == IrqchipMode::Split {
         devices.push(at(Device::Port61, "port61", 0x61, 1, None));
     }
-    if let (IrqchipMode::Split, Some(ioapic)) = (irqchip, map.claim("ioapic")) {
+    if let (IrqchipMode::Split, Some(ioapic)) = (irqchip, map.claim(RowName::IoApic)) {
         let place = Place::Mmio(ioapic.start..ioapic.start + IoApic::LEN);
         devices.push(Placed { device: Device::IoApic, name: "ioapic", place, irq: None });
     }
@@ -112,22 +112,22 @@ pub fn build(
 }
 
 /// What ACPI tells of the machine.
-pub fn acpi(plan: &Plan) -> Platform {
-    let start = |name| plan.map.claim(name).map_or(0, |claim| claim.start);
+pub fn acpi(plan: &Plan) -> Result<Platform, MissingRow> {
+    let start = |name| plan.map.need_claim(name).map(|claim| claim.start as u32);
     let serial = plan.device(Device::Serial).and_then(|serial| match serial.place {
         Place::Ports(ref ports) => Some(SerialPort { port: ports.start, irq: serial.irq? as u8 }),
         Place::Mmio(_) => None,
     });
-    Platform {
+    Ok(Platform {
         cpus: plan.vcpus as u8,
-        lapic: start("lapic") as u32,
-        ioapic: start("ioapic") as u32,
+        lapic: start(RowName::Lapic)?,
+        ioapic: start(RowName::IoApic)?,
         pic: plan.irqchip == IrqchipMode::Full,
         com: [serial, None, None, None],
         rtc: plan.device(Device::Cmos).is_some(),
         pvpanic: plan.device(Device::PvPanic).is_some(),
         virtio_mmio: plan.virtio_in_tables().iter().map(virtio_mmio).collect(),
-    }
+    })
 }
 
 /// A PC's device windows lie below 4 GiB.
@@ -136,7 +136,7 @@ fn virtio_mmio(window: &Window) -> VirtioMmio {
 }
 
 fn fw_cfg(plan: &Plan, given: &Files) -> Result<FwCfg, KvmError> {
-    let tables = acpi_loader::files(&acpi(plan)).map_err(|error| KvmError::Boot(error.to_string()))?;
+    let tables = acpi_loader::files(&acpi(plan)?).map_err(|error| KvmError::Boot(error.to_string()))?;
     let mut files: Vec<_> = tables.into_iter().map(|(name, contents)| FwFile { name, contents }).collect();
     files.push(FwFile { name: "etc/e820", contents: firmware_e820(&plan.map) });
     if let Some(Place::Ports(ports)) = plan.device(Device::Serial).map(|serial| &serial.place) {

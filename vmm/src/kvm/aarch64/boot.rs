@@ -1,6 +1,7 @@
 //! What a boot loader would leave in memory for a Linux kernel, and the state that it is entered in.
 
 use carpel_arch::aarch64::fdt::{self, Kind, Machine};
+use carpel_arch::map::RowName;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use crate::kvm::KvmError;
@@ -29,8 +30,7 @@ pub fn write_boot_structures(plan: &Plan, memory: &GuestMemoryMmap) -> Result<Bo
         devices: plan.devices.iter().filter_map(described).chain(virtio).collect(),
     };
     let tree = fdt::build(&machine).map_err(|error| KvmError::Boot(error.to_string()))?;
-    let claim =
-        plan.map.claim("fdt").ok_or_else(|| KvmError::Boot("The map has no place for the device tree".into()))?;
+    let claim = plan.map.need_claim(RowName::Fdt)?;
     if tree.len() as u64 > claim.size() {
         return Err(KvmError::Boot(format!(
             "The device tree has {} bytes; its place has {}",
@@ -41,8 +41,9 @@ pub fn write_boot_structures(plan: &Plan, memory: &GuestMemoryMmap) -> Result<Bo
     memory
         .write_slice(&tree, GuestAddress(claim.start))
         .map_err(|source| KvmError::Write { what: "device tree", source })?;
-    let image = ["kernel", "firmware", "firmware_image"].iter().find_map(|name| plan.map.claim(name));
-    let start = image.map_or(0, |image| image.start);
+    let mut images = [RowName::Firmware, RowName::FirmwareImage].into_iter();
+    let image = images.find_map(|name| plan.map.claim(name)).map_or_else(|| plan.map.need_claim(RowName::Kernel), Ok);
+    let start = image?.start;
     Ok(BootCpu { entry: plan.kernel.entry.resolve(start).unwrap_or(start), fdt: claim.start })
 }
 
