@@ -15,11 +15,10 @@ use carpel_vmm::kvm;
 use carpel_vmm::machine::Machine;
 use carpel_vmm::outcome::{Outcome, Shutdown};
 use carpel_vmm::plan::{Files, Plan};
-use carpel_vmm::platform::Place;
 use carpel_vmm::run::{ConsoleState, Facts};
 use carpel_vmm::terminal::RawTerminal;
 use carpel_vmm::threads::ExitCounts;
-use carpel_vmm::virtio::{self, Window};
+use carpel_vmm::virtio;
 use carpel_vmm::watch::Watch;
 
 use crate::cli::{FAILURE, RunArgs, USAGE_ERROR};
@@ -162,9 +161,6 @@ fn print_plan(plan: &Plan) -> Result<()> {
     for device in &plan.devices {
         let irq = device.irq.map(|irq| format!(", IRQ {irq}")).unwrap_or_default();
         let _ = writeln!(text, "device: {} at {}{irq}", device.name, device.place);
-    }
-    for &Window { kind, base, len, irq } in &plan.virtio {
-        let _ = writeln!(text, "device: {kind} at {}, IRQ {irq}", Place::Mmio(base..base + len));
     }
     output::print(&text)
 }

@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 pub mod aarch64;
+pub mod device;
 pub mod map;
 mod resolve;
 pub mod riscv64;
 mod topology;
 pub mod x86_64;
 
+pub use device::{Board, Device, DeviceKind, Place};
 pub use map::{Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap, MissingRow, RowName};
 pub use resolve::{MapError, resolve};
 pub use topology::{Topology, TopologyError};

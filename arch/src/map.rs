@@ -14,6 +14,8 @@ use std::ops::Range;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::device::Board;
+
 pub use display::{Address, Bytes};
 pub use inputs::{Boot, Gic, Inputs, KernelExtent};
 pub use name::RowName;
@@ -155,6 +157,9 @@ pub struct MemoryMap {
     pub arch: Arch,
     /// The layout's name.
     pub layout: &'static str,
+    /// The machine that it is the map of.
+    #[serde(skip)]
+    pub board: Board,
     /// Guest memory in bytes.
     pub mem: u64,
     /// Backing regions.

@@ -42,7 +42,8 @@ fn least_memory(layout: &Layout, inputs: &Inputs) -> Option<u64> {
 fn place(layout: &Layout, inputs: &Inputs) -> Result<MemoryMap, MapError> {
     check(layout, inputs)?;
     let (arch, layout_name, mem) = (layout.arch, layout.name, inputs.mem);
-    let map = MemoryMap { arch, layout: layout_name, mem, regions: Vec::new(), claims: Vec::new() };
+    let map =
+        MemoryMap { arch, layout: layout_name, board: layout.board, mem, regions: Vec::new(), claims: Vec::new() };
     let mut placer = Placer { inputs, ram_left: mem, map };
     for row in layout.rows.iter().filter(|row| applies(row.when, inputs)) {
         placer.place(row)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use carpel_arch::map::{Base, Row, Size, When};
 use carpel_arch::x86_64::maps::KRUN;
-use carpel_arch::{Arch, Inputs, Kind, LAYOUTS, Layout, MapError, MissingRow, RowName, resolve};
+use carpel_arch::{Arch, Board, Inputs, Kind, LAYOUTS, Layout, MapError, MissingRow, RowName, resolve};
 
 /// What both x86-64 layouts claim: chips' registers, KVM's pages, firmware's image, and what a loader leaves behind.
 const PC: &[&str] = &[
@@ -126,6 +126,7 @@ fn a_table_that_places_a_row_in_none_is_an_error() {
     let layout = Layout {
         name: "test",
         arch: Arch::Aarch64,
+        board: Board::ArmVirt,
         rows: &LOST,
         window_region: RowName::Mmio,
         window_size: 0x1000,

@@ -2,7 +2,7 @@
 
 use carpel_arch::map::{Base, Row, Size, When};
 use carpel_arch::{
-    Arch, Extent, Gic, Inputs, KernelExtent, Kind, LAYOUTS, Layout, MapError, RowName, aarch64, resolve,
+    Arch, Board, Extent, Gic, Inputs, KernelExtent, Kind, LAYOUTS, Layout, MapError, RowName, aarch64, resolve,
 };
 
 const MIB: u64 = 1 << 20;
@@ -14,6 +14,7 @@ fn layout(rows: &'static [Row]) -> Layout {
     Layout {
         name: "test",
         arch: Arch::X86_64,
+        board: Board::Pc,
         rows,
         window_region: RowName::Mmio,
         window_size: 0x1000,

@@ -8,12 +8,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+use carpel_arch::Device;
 use carpel_arch::map::{Address, Arch, Bytes, Extent, MemoryMap};
 use carpel_arch::x86_64::paging::{self, Range, Registers, TABLE_ENTRIES, VirtualMap};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-
-use crate::platform::{Place, Placed};
-use crate::virtio::Window;
 
 /// So many different virtual maps are shown: vCPUs of one kernel share one, or have one for each of a few programs.
 const MAX_MAPS: usize = 8;
@@ -34,9 +32,7 @@ pub struct View {
     /// The guest physical map.
     pub map: MemoryMap,
     /// The devices in it.
-    pub devices: Vec<Placed>,
-    /// The virtio devices in it.
-    pub virtio: Vec<Window>,
+    pub devices: Vec<Device>,
     /// The guest's memory.
     pub memory: GuestMemoryMmap,
 }
@@ -52,9 +48,6 @@ impl View {
         }
         for device in &self.devices {
             let _ = writeln!(text, "device: {} at {}", device.name, device.place);
-        }
-        for &Window { kind, base, len, .. } in &self.virtio {
-            let _ = writeln!(text, "device: {kind} at {}", Place::Mmio(base..base + len));
         }
         if self.map.arch != Arch::X86_64 {
             let _ = writeln!(text, "\nThe virtual map of an {} guest cannot be read yet", self.map.arch);
@@ -220,7 +213,7 @@ mod tests {
     fn view() -> View {
         let map = resolve(&KRUN, &Inputs::new(Arch::X86_64, 64 << 20)).unwrap();
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap();
-        View { map, devices: Vec::new(), virtio: Vec::new(), memory }
+        View { map, devices: Vec::new(), memory }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::device::Board;
 use crate::map::{Arch, Base, Boot, Gic, Kind, Layout, PAGE_SIZE, Row, RowName, Size, When};
 
 const KIB: u64 = 1 << 10;
@@ -25,6 +26,7 @@ const CROSVM_WINDOW_SPIS: Range<u32> = 4..64;
 pub static CROSVM: Layout = Layout {
     name: "crosvm",
     arch: Arch::Aarch64,
+    board: Board::ArmCrosvm,
     rows: &[
         Row::fixed(RowName::Serial3, Kind::Mmio, 0x2E8..0x2F0),
         Row::fixed(RowName::Serial1, Kind::Mmio, 0x2F8..0x300),
@@ -92,6 +94,7 @@ const VIRT_WINDOW_SPIS: Range<u32> = 16..48;
 pub static VIRT: Layout = Layout {
     name: "virt",
     arch: Arch::Aarch64,
+    board: Board::ArmVirt,
     rows: &[
         Row::fixed(RowName::Flash, Kind::Firmware, 0..0x400_0000),
         Row::fixed(RowName::FlashVariables, Kind::Firmware, VIRT_VARIABLES).when(FIRMWARE),

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Arch, Boot, Gic, Kind, RowName};
+use crate::device::Board;
 
 /// Where a row starts. An address is in bytes; a named row stands earlier in the same table.
 #[derive(Clone, Copy, Debug)]
@@ -151,6 +152,8 @@ pub struct Layout {
     pub name: &'static str,
     /// The architecture.
     pub arch: Arch,
+    /// The machine that it is the map of.
+    pub board: Board,
     /// The table in the order in which it is resolved: all regions, then the claims in them.
     pub rows: &'static [Row],
     /// The region that device windows are allocated from.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::device::Board;
 use crate::map::{Arch, Base, Kind, Layout, PAGE_SIZE, Row, RowName, Size, When};
 
 const MIB: u64 = 1 << 20;
@@ -17,6 +18,7 @@ const WINDOW_IRQS: Range<u32> = 1..9;
 pub static VIRT: Layout = Layout {
     name: "virt",
     arch: Arch::Riscv64,
+    board: Board::RiscvVirt,
     rows: &[
         Row::fixed(RowName::BootRom, Kind::Reserved, 0x1000..0x2000),
         Row::fixed(RowName::Clint, Kind::Reserved, 0x200_0000..0x201_0000),

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::device::Board;
 use crate::map::{Arch, Base, Boot, Extent, Kind, Layout, MemoryMap, PAGE_SIZE, Row, RowName, Size, When};
 
 const GIB: u64 = 1 << 30;
@@ -28,6 +29,7 @@ const MAX_VCPUS: &[(When, u32)] = &[(When::Always, 64)];
 pub static KRUN: Layout = Layout {
     name: "krun",
     arch: Arch::X86_64,
+    board: Board::Pc,
     rows: &KRUN_ROWS,
     window_region: RowName::MmioWindow,
     window_size: PAGE_SIZE,
@@ -39,6 +41,7 @@ pub static KRUN: Layout = Layout {
 pub static CROSVM: Layout = Layout {
     name: "crosvm",
     arch: Arch::X86_64,
+    board: Board::Pc,
     rows: &CROSVM_ROWS,
     window_region: RowName::LowMmio,
     window_size: PAGE_SIZE,
