@@ -4,11 +4,11 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use carpel_arch::DeviceKind;
 use carpel_arch::map::{Extent, MemoryMap, MissingRow, RowName};
 use carpel_arch::x86_64::acpi::Platform;
 use carpel_arch::x86_64::devices::PcDevice;
 use carpel_arch::x86_64::{acpi_loader, mptable};
-use carpel_arch::DeviceKind;
 use carpel_devices::bus::{Bus, BusDevice, BusError};
 use carpel_devices::console::ConsolePort;
 use carpel_devices::event::EventSink;
@@ -68,7 +68,7 @@ pub fn build(
             PcDevice::IoApic => {
                 let router = vm.msi_router(plan.irqchip).ok_or_else(|| MachineError::unknown(plan, placed))?;
                 let ioapic = Arc::new(Mutex::new(IoApic::new(mptable::ioapic_id(plan.vcpus as u8), router)));
-                buses.ioapic = Some(ioapic.clone());
+                buses.end_of_interrupt = Some(ioapic.clone());
                 ioapic
             }
         };
