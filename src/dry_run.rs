@@ -3,12 +3,10 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
-use carpel_arch::Topology;
 use carpel_arch::map::{Arch, Boot, MemoryMap};
+use carpel_arch::{Place, Topology};
 use carpel_vmm::config::{Config, IrqchipMode};
 use carpel_vmm::plan::Plan;
-use carpel_vmm::platform::Place;
-use carpel_vmm::virtio::Window;
 use serde::Serialize;
 
 /// What is decided about a guest, with all that kernel and host choose.
@@ -52,9 +50,6 @@ pub fn text(plan: &Plan) -> String {
         let irq = device.irq.map(|irq| format!(", IRQ {irq}")).unwrap_or_default();
         let _ = writeln!(text, "device: {} at {}{irq}", device.name, device.place);
     }
-    for &Window { kind, base, len, irq } in &plan.virtio {
-        let _ = writeln!(text, "device: {kind} at {}, IRQ {irq}", Place::Mmio(base..base + len));
-    }
     text
 }
 
@@ -70,19 +65,12 @@ pub fn json(config: &Config, plan: &Plan) -> Result<String> {
 }
 
 fn resolved(plan: &Plan) -> Resolved<'_> {
-    let machine = plan.devices.iter().map(|device| {
+    let devices = plan.devices.iter().map(|device| {
         let (space, range) = match &device.place {
             Place::Ports(range) => ("port", u64::from(range.start)..u64::from(range.end)),
             Place::Mmio(range) => ("mmio", range.clone()),
         };
         PlacedDevice { name: device.name, space, start: range.start, end: range.end, irq: device.irq }
-    });
-    let virtio = plan.virtio.iter().map(|window| PlacedDevice {
-        name: window.kind,
-        space: "mmio",
-        start: window.base,
-        end: window.base + window.len,
-        irq: Some(window.irq),
     });
     Resolved {
         arch: plan.map.arch,
@@ -95,6 +83,6 @@ fn resolved(plan: &Plan) -> Resolved<'_> {
         irqchip: plan.irqchip,
         cmdline: &plan.cmdline,
         map: &plan.map,
-        devices: machine.chain(virtio).collect(),
+        devices: devices.collect(),
     }
 }

@@ -5,15 +5,19 @@
 #![forbid(unsafe_code)]
 
 pub mod aarch64;
+pub mod device;
 pub mod map;
 mod resolve;
 pub mod riscv64;
 mod topology;
+mod virtual_map;
 pub mod x86_64;
 
-pub use map::{Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap};
+pub use device::{Board, Device, DeviceKind, Place};
+pub use map::{Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap, MissingRow, RowName};
 pub use resolve::{MapError, resolve};
 pub use topology::{Topology, TopologyError};
+pub use virtual_map::VirtualMapRegisters;
 
 /// Every layout that carpel knows, the default of each architecture first.
 pub static LAYOUTS: &[&Layout] =

@@ -5,15 +5,20 @@
 
 mod display;
 mod inputs;
+mod name;
 mod table;
 
 use std::fmt;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::device::Board;
 
 pub use display::{Address, Bytes};
 pub use inputs::{Boot, Gic, Inputs, KernelExtent};
+pub use name::RowName;
 pub use table::{Base, Layout, Row, Size, When};
 
 /// Base page size of every supported architecture, in bytes; the granularity of `--mem`.
@@ -111,7 +116,7 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Extent {
     /// The row's name.
-    pub name: &'static str,
+    pub name: RowName,
     /// First guest physical address.
     pub start: u64,
     /// End, exclusive.
@@ -152,6 +157,9 @@ pub struct MemoryMap {
     pub arch: Arch,
     /// The layout's name.
     pub layout: &'static str,
+    /// The machine that it is the map of.
+    #[serde(skip)]
+    pub board: Board,
     /// Guest memory in bytes.
     pub mem: u64,
     /// Backing regions.
@@ -160,15 +168,41 @@ pub struct MemoryMap {
     pub claims: Vec<Extent>,
 }
 
+/// A row that a map has not, though what reads it needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("The {arch} `{layout}` map has no `{name}`")]
+pub struct MissingRow {
+    /// The map's architecture.
+    pub arch: Arch,
+    /// Its layout.
+    pub layout: &'static str,
+    /// The row.
+    pub name: RowName,
+}
+
 impl MemoryMap {
-    /// The region of this name.
-    pub fn region(&self, name: &str) -> Option<&Extent> {
+    /// The region of this name, if this configuration has it.
+    pub fn region(&self, name: RowName) -> Option<&Extent> {
         self.regions.iter().find(|region| region.name == name)
     }
 
-    /// The claim of this name.
-    pub fn claim(&self, name: &str) -> Option<&Extent> {
+    /// The claim of this name, if this configuration has it.
+    pub fn claim(&self, name: RowName) -> Option<&Extent> {
         self.claims.iter().find(|claim| claim.name == name)
+    }
+
+    /// The region of this name, which this configuration must have.
+    pub fn need_region(&self, name: RowName) -> Result<&Extent, MissingRow> {
+        self.region(name).ok_or(self.missing(name))
+    }
+
+    /// The claim of this name, which this configuration must have.
+    pub fn need_claim(&self, name: RowName) -> Result<&Extent, MissingRow> {
+        self.claim(name).ok_or(self.missing(name))
+    }
+
+    const fn missing(&self, name: RowName) -> MissingRow {
+        MissingRow { arch: self.arch, layout: self.layout, name }
     }
 
     /// The regions of guest RAM.
@@ -189,14 +223,16 @@ impl MemoryMap {
     }
 
     /// Windows for devices: the aligned windows inside the layout's window region that touch no claim, lowest first.
-    pub fn windows(&self, layout: &Layout) -> impl Iterator<Item = Range<u64>> {
+    pub fn windows(&self, layout: &Layout) -> Result<impl Iterator<Item = Range<u64>>, MissingRow> {
         let size = layout.window_size;
-        let range = self.region(layout.window_region).map_or(0..0, Extent::range);
+        let range = self.need_region(layout.window_region)?.range();
         let first = range.start.next_multiple_of(size);
-        (first..range.end)
+        let free =
+            |window: &Range<u64>| !self.claims.iter().any(|claim| claim.start < window.end && window.start < claim.end);
+        Ok((first..range.end)
             .step_by(size as usize)
             .map(move |start| start..start + size)
             .filter(move |window| window.end <= range.end)
-            .filter(|window| !self.claims.iter().any(|claim| claim.start < window.end && window.start < claim.end))
+            .filter(free))
     }
 }

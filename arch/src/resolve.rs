@@ -4,7 +4,7 @@ mod error;
 
 use std::ops::Range;
 
-use crate::map::{Base, Extent, Inputs, KernelExtent, Kind, Layout, MemoryMap, PAGE_SIZE, Row, Size, When};
+use crate::map::{Base, Extent, Inputs, KernelExtent, Kind, Layout, MemoryMap, PAGE_SIZE, Row, RowName, Size, When};
 
 pub use error::MapError;
 
@@ -42,7 +42,8 @@ fn least_memory(layout: &Layout, inputs: &Inputs) -> Option<u64> {
 fn place(layout: &Layout, inputs: &Inputs) -> Result<MemoryMap, MapError> {
     check(layout, inputs)?;
     let (arch, layout_name, mem) = (layout.arch, layout.name, inputs.mem);
-    let map = MemoryMap { arch, layout: layout_name, mem, regions: Vec::new(), claims: Vec::new() };
+    let map =
+        MemoryMap { arch, layout: layout_name, board: layout.board, mem, regions: Vec::new(), claims: Vec::new() };
     let mut placer = Placer { inputs, ram_left: mem, map };
     for row in layout.rows.iter().filter(|row| applies(row.when, inputs)) {
         placer.place(row)?;
@@ -167,7 +168,7 @@ impl Placer<'_> {
                 .checked_next_multiple_of(row.align)
                 .ok_or_else(|| self.beyond(row, size, u64::MAX)),
             Base::TopOf { row: outer, above } => {
-                let outer_end = self.map.region(outer).map_or(0, |outer| outer.end);
+                let outer_end = self.map.need_region(outer)?.end;
                 let start = outer_end.min(top).checked_sub(size).map(|start| start / row.align * row.align);
                 start.filter(|&start| start >= self.end_of(above)).ok_or(no_room(
                     row,
@@ -179,7 +180,7 @@ impl Placer<'_> {
     }
 
     /// Where the last of the rows ends, 0 if none is present.
-    fn end_of(&self, rows: &[&str]) -> u64 {
+    fn end_of(&self, rows: &[RowName]) -> u64 {
         let placed = self.map.regions.iter().chain(&self.map.claims);
         placed.filter(|extent| rows.contains(&extent.name)).map(|extent| extent.end).max().unwrap_or(0)
     }
@@ -198,7 +199,7 @@ fn no_room(row: &Row, size: u64, reason: &'static str) -> MapError {
 }
 
 /// What a kernel occupies from its load address to `run_end`, if the layout wants it at `base`.
-fn kernel_range(name: &'static str, kernel: KernelExtent, base: u64, lowest: u64) -> Result<Range<u64>, MapError> {
+fn kernel_range(name: RowName, kernel: KernelExtent, base: u64, lowest: u64) -> Result<Range<u64>, MapError> {
     let range = match kernel {
         KernelExtent::BzImage { load_size, pref_address, alignment, init_size } => {
             let run_start = base.checked_next_multiple_of(alignment.max(1)).map(|start| start.max(pref_address));

@@ -4,9 +4,11 @@ use std::io::Write as _;
 use std::ops::Range;
 use std::process::{Command, Stdio};
 
-use carpel_arch::aarch64::fdt::{Device, Kind, Machine, build};
+use carpel_arch::aarch64::devices::ArmDevice;
+use carpel_arch::aarch64::fdt::{FdtError, Machine, build};
 use carpel_arch::aarch64::maps::{CROSVM, VIRT};
-use carpel_arch::{Arch, Gic, Inputs, KernelExtent, Layout, resolve};
+use carpel_arch::x86_64::devices::PcDevice;
+use carpel_arch::{Arch, Device, DeviceKind, Gic, Inputs, KernelExtent, Layout, Place, resolve};
 
 /// The tree as source text, from Debian's device-tree-compiler.
 fn decompiled(tree: &[u8]) -> String {
@@ -19,8 +21,8 @@ fn decompiled(tree: &[u8]) -> String {
     String::from_utf8(output.stdout).expect("dtc writes text")
 }
 
-fn device(kind: Kind, range: Range<u64>, spi: u32) -> Device {
-    Device { kind, range, spi: Some(spi) }
+fn device(kind: DeviceKind, range: Range<u64>, spi: u32) -> Device {
+    Device { kind, name: "device", place: Place::Mmio(range), irq: Some(spi) }
 }
 
 fn tree(layout: &Layout, gic: Gic, vcpus: u32) -> String {
@@ -29,20 +31,21 @@ fn tree(layout: &Layout, gic: Gic, vcpus: u32) -> String {
     let map = resolve(layout, &inputs).unwrap();
     let devices = match layout.name {
         "crosvm" => vec![
-            device(Kind::Serial16550, 0x3F8..0x400, 0),
-            device(Kind::Pl031, 0x2000..0x3000, 1),
-            device(Kind::VirtioMmio, 0x200_0000..0x200_1000, 4),
+            device(DeviceKind::Arm(ArmDevice::Serial), 0x3F8..0x400, 0),
+            device(DeviceKind::Arm(ArmDevice::Pl031), 0x2000..0x3000, 1),
+            device(DeviceKind::VirtioMmio, 0x200_0000..0x200_1000, 4),
         ],
         _ => vec![
-            device(Kind::Pl011, 0x900_0000..0x900_1000, 1),
-            device(Kind::Pl031, 0x901_0000..0x901_1000, 2),
-            device(Kind::Pl061, 0x903_0000..0x903_1000, 7),
-            device(Kind::VirtioMmio, 0xA00_0000..0xA00_4000, 16),
-            device(Kind::VirtioMmio, 0xA00_4000..0xA00_8000, 17),
-            Device { kind: Kind::CfiFlash, range: 0x400_0000..0x410_0000, spi: None },
+            device(DeviceKind::Arm(ArmDevice::Pl011), 0x900_0000..0x900_1000, 1),
+            device(DeviceKind::Arm(ArmDevice::Pl031), 0x901_0000..0x901_1000, 2),
+            device(DeviceKind::Arm(ArmDevice::Pl061), 0x903_0000..0x903_1000, 7),
+            device(DeviceKind::VirtioMmio, 0xA00_0000..0xA00_4000, 16),
+            device(DeviceKind::VirtioMmio, 0xA00_4000..0xA00_8000, 17),
+            Device { irq: None, ..device(DeviceKind::Arm(ArmDevice::CfiFlash), 0x400_0000..0x410_0000, 0) },
         ],
     };
-    decompiled(&build(&Machine { map: &map, vcpus, cmdline: "console=ttyS0 x=\"y\"", devices }).unwrap())
+    let devices: Vec<_> = devices.iter().collect();
+    decompiled(&build(&Machine { map: &map, vcpus, cmdline: "console=ttyS0 x=\"y\"", devices: &devices }).unwrap())
 }
 
 #[test]
@@ -93,4 +96,14 @@ fn cpus_are_named_by_their_affinity() {
         assert!(text.contains(name), "{name} in {text}");
     }
     assert!(!text.contains("cpu@10 "));
+}
+
+#[test]
+fn a_device_that_arm_machines_do_not_have_is_an_error() {
+    let map = resolve(&VIRT, &Inputs::new(Arch::Aarch64, 1 << 30)).unwrap();
+    let ports = Device { place: Place::Ports(0x3F8..0x400), ..device(DeviceKind::Arm(ArmDevice::Serial), 0..1, 0) };
+    for odd in [device(DeviceKind::Pc(PcDevice::Cmos), 0x1000..0x2000, 8), ports] {
+        let tree = build(&Machine { map: &map, vcpus: 1, cmdline: "", devices: &[&odd] });
+        assert!(matches!(tree, Err(FdtError::Device("device"))), "{tree:?}");
+    }
 }

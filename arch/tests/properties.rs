@@ -2,7 +2,9 @@
 
 use carpel_arch::map::PAGE_SIZE;
 use carpel_arch::x86_64::maps::e820;
-use carpel_arch::{Arch, Boot, Extent, Gic, Inputs, KernelExtent, LAYOUTS, Layout, MapError, MemoryMap, resolve};
+use carpel_arch::{
+    Arch, Boot, Extent, Gic, Inputs, KernelExtent, LAYOUTS, Layout, MapError, MemoryMap, RowName, resolve,
+};
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
@@ -110,8 +112,15 @@ proptest! {
         let slots = map.slots();
         prop_assert_eq!(slots.iter().map(|slot| slot.end - slot.start).sum::<u64>(), inputs.mem);
         prop_assert!(slots.windows(2).all(|pair| pair[0].end < pair[1].start));
-        prop_assert_eq!(map.region("shm").map_or(0, Extent::size), inputs.shm);
-        let carve_outs = ["ioapic", "hpet", "lapic", "identity_map", "tss", "firmware_image"];
+        prop_assert_eq!(map.region(RowName::Shm).map_or(0, Extent::size), inputs.shm);
+        let carve_outs = [
+            RowName::IoApic,
+            RowName::Hpet,
+            RowName::Lapic,
+            RowName::IdentityMap,
+            RowName::Tss,
+            RowName::FirmwareImage,
+        ];
         for claim in map.claims.iter().filter(|claim| !carve_outs.contains(&claim.name)) {
             prop_assert!(map.ram().any(|ram| ram.contains(claim)), "{}", claim);
         }
@@ -119,10 +128,10 @@ proptest! {
 
     #[test]
     fn the_initrd_is_above_the_running_kernel((_, inputs, map) in resolved()) {
-        let run_end = map.claim("kernel").map_or(0, |kernel| kernel.end);
-        prop_assert_eq!(map.claim("kernel").is_some(), inputs.kernel.is_some());
-        prop_assert_eq!(map.claim("initrd").map_or(0, Extent::size), inputs.initrd);
-        if let Some(initrd) = map.claim("initrd") {
+        let run_end = map.claim(RowName::Kernel).map_or(0, |kernel| kernel.end);
+        prop_assert_eq!(map.claim(RowName::Kernel).is_some(), inputs.kernel.is_some());
+        prop_assert_eq!(map.claim(RowName::Initrd).map_or(0, Extent::size), inputs.initrd);
+        if let Some(initrd) = map.claim(RowName::Initrd) {
             prop_assert!(initrd.start >= run_end && initrd.end <= inputs.initrd_limit, "{map}");
             prop_assert!(initrd.start.is_multiple_of(PAGE_SIZE), "{map}");
             let first_ram = map.ram().next().expect("there is RAM");
@@ -133,7 +142,7 @@ proptest! {
     #[test]
     fn windows_stay_clear_of_claims((layout, _, map) in resolved()) {
         let region = map.region(layout.window_region).expect("each layout has room for devices");
-        let mut windows = map.windows(layout).take(1000).peekable();
+        let mut windows = map.windows(layout).expect("the region is there").take(1000).peekable();
         prop_assert!(windows.peek().is_some());
         for window in windows {
             prop_assert!(region.start <= window.start && window.end <= region.end);

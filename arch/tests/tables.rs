@@ -1,19 +1,22 @@
 //! Tables that contradict themselves are rejected by name, and limits are kept.
 
 use carpel_arch::map::{Base, Row, Size, When};
-use carpel_arch::{Arch, Extent, Gic, Inputs, KernelExtent, Kind, LAYOUTS, Layout, MapError, aarch64, resolve};
+use carpel_arch::{
+    Arch, Board, Extent, Gic, Inputs, KernelExtent, Kind, LAYOUTS, Layout, MapError, RowName, aarch64, resolve,
+};
 
 const MIB: u64 = 1 << 20;
 
-const LOW: Row = Row::region("low", Kind::Ram, Base::At(0), Size::Ram { max: 4 * MIB });
-const HIGH: Row = Row::region("high", Kind::Ram, Base::At(4 * MIB), Size::Ram { max: 4 * MIB });
+const LOW: Row = Row::region(RowName::LowRam, Kind::Ram, Base::At(0), Size::Ram { max: 4 * MIB });
+const HIGH: Row = Row::region(RowName::HighRam, Kind::Ram, Base::At(4 * MIB), Size::Ram { max: 4 * MIB });
 
 fn layout(rows: &'static [Row]) -> Layout {
     Layout {
         name: "test",
         arch: Arch::X86_64,
+        board: Board::Pc,
         rows,
-        window_region: "devices",
+        window_region: RowName::Mmio,
         window_size: 0x1000,
         window_irqs: &[],
         max_vcpus: &[(When::Always, 1)],
@@ -26,36 +29,37 @@ fn message(rows: &'static [Row], mem: u64) -> String {
 
 #[test]
 fn regions_that_overlap_are_named_with_their_ranges() {
-    const DEVICES: Row = Row::fixed("devices", Kind::Mmio, 0x3F_F000..0x50_0000);
+    const DEVICES: Row = Row::fixed(RowName::Mmio, Kind::Mmio, 0x3F_F000..0x50_0000);
     let message = message(&[LOW, DEVICES], 4 * MIB);
-    assert_eq!(message, "`low` at 0x0-0x40_0000 overlaps `devices` at 0x3F_F000-0x50_0000");
+    assert_eq!(message, "`low_ram` at 0x0-0x40_0000 overlaps `mmio` at 0x3F_F000-0x50_0000");
 }
 
 #[test]
 fn claims_that_overlap_are_named_with_their_ranges() {
-    const FIRST: Row = Row::fixed_claim("first", 0x1000..0x3000);
-    const SECOND: Row = Row::fixed_claim("second", 0x2FFF..0x4000);
+    const FIRST: Row = Row::fixed_claim(RowName::Gdt, 0x1000..0x3000);
+    const SECOND: Row = Row::fixed_claim(RowName::Idt, 0x2FFF..0x4000);
     let message = message(&[LOW, SECOND, FIRST], 4 * MIB);
-    assert_eq!(message, "`first` at 0x1000-0x3000 overlaps `second` at 0x2FFF-0x4000");
+    assert_eq!(message, "`gdt` at 0x1000-0x3000 overlaps `idt` at 0x2FFF-0x4000");
 }
 
 #[test]
 fn a_claim_must_lie_inside_one_region() {
-    const NOWHERE: Row = Row::fixed_claim("nowhere", 0x50_0000..0x50_1000);
-    const ACROSS: Row = Row::fixed_claim("across", 0x3F_F000..0x40_1000);
+    const NOWHERE: Row = Row::fixed_claim(RowName::Acpi, 0x50_0000..0x50_1000);
+    const ACROSS: Row = Row::fixed_claim(RowName::Ebda, 0x3F_F000..0x40_1000);
     let nowhere = message(&[LOW, NOWHERE], 4 * MIB);
-    assert_eq!(nowhere, "`nowhere` at 0x50_0000-0x50_1000 does not lie inside any one region");
+    assert_eq!(nowhere, "`acpi` at 0x50_0000-0x50_1000 does not lie inside any one region");
     let across = message(&[LOW, HIGH, ACROSS], 8 * MIB);
-    assert_eq!(across, "`across` at 0x3F_F000-0x40_1000 does not lie inside any one region");
+    assert_eq!(across, "`ebda` at 0x3F_F000-0x40_1000 does not lie inside any one region");
 }
 
 #[test]
 fn a_claim_must_lie_inside_a_region_that_may_hold_it() {
-    const DEVICES: Row = Row::fixed("devices", Kind::Mmio, 8 * MIB..9 * MIB);
-    const STACK: Row = Row::fixed_claim("stack", 8 * MIB..9 * MIB).within(&["low", "high"]);
+    const DEVICES: Row = Row::fixed(RowName::Mmio, Kind::Mmio, 8 * MIB..9 * MIB);
+    const STACK: Row =
+        Row::fixed_claim(RowName::BootStack, 8 * MIB..9 * MIB).within(&[RowName::LowRam, RowName::HighRam]);
     assert_eq!(
         message(&[LOW, HIGH, DEVICES, STACK], 4 * MIB),
-        "`stack` at 0x80_0000-0x90_0000 does not lie inside `low` or `high`"
+        "`boot_stack` at 0x80_0000-0x90_0000 does not lie inside `low_ram` or `high_ram`"
     );
 }
 
@@ -116,7 +120,7 @@ fn gicv3_redistributors_grow_downwards() {
     for vcpus in [1, 2, 512] {
         let map = resolve(&aarch64::maps::CROSVM, &Inputs { vcpus, ..Inputs::new(Arch::Aarch64, 64 * MIB) })
             .expect("they fit");
-        let redistributors = map.region("gic_redist").expect("GICv3 has them");
+        let redistributors = map.region(RowName::GicRedist).expect("GICv3 has them");
         assert_eq!(redistributors.range(), 0x3FFF_0000 - u64::from(vcpus) * 0x2_0000..0x3FFF_0000);
     }
 }

@@ -1,4 +1,5 @@
-//! The interrupt line of a device: an eventfd that the machine registers as an irqfd.
+//! The interrupt line of a device: an eventfd that the machine registers as an irqfd; and who learns that an interrupt has
+//! ended.
 
 use std::fmt;
 use std::io;
@@ -17,6 +18,12 @@ struct Line {
 }
 
 type Connect = Box<dyn Fn(&EventFd) + Send + Sync>;
+
+/// An interrupt controller in the monitor that must learn when the guest has ended an interrupt.
+pub trait EndOfInterrupt: Send {
+    /// A vCPU ended the level-triggered interrupt `vector`.
+    fn end_of_interrupt(&mut self, vector: u8);
+}
 
 impl IrqLine {
     /// A line that is not connected yet: triggers are counted by its eventfd until an irqfd consumes them.

@@ -10,10 +10,8 @@ use std::os::unix::fs::FileExt as _;
 
 use carpel_arch::map::{Address, Arch, Bytes, Extent, MemoryMap};
 use carpel_arch::x86_64::paging::{self, Range, Registers, TABLE_ENTRIES, VirtualMap};
+use carpel_arch::{Device, VirtualMapRegisters};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-
-use crate::platform::{Place, Placed};
-use crate::virtio::Window;
 
 /// So many different virtual maps are shown: vCPUs of one kernel share one, or have one for each of a few programs.
 const MAX_MAPS: usize = 8;
@@ -34,16 +32,14 @@ pub struct View {
     /// The guest physical map.
     pub map: MemoryMap,
     /// The devices in it.
-    pub devices: Vec<Placed>,
-    /// The virtio devices in it.
-    pub virtio: Vec<Window>,
+    pub devices: Vec<Device>,
     /// The guest's memory.
     pub memory: GuestMemoryMmap,
 }
 
 impl View {
     /// The guest's maps as text. `vcpus` are the vCPUs' registers, as far as they are known.
-    pub fn describe(&self, vcpus: &[Option<Registers>]) -> String {
+    pub fn describe(&self, vcpus: &[Option<VirtualMapRegisters>]) -> String {
         let mut text = format!("Guest physical map: {}\n", self.map);
         // Writing to a String cannot fail.
         for region in self.map.ram() {
@@ -52,9 +48,6 @@ impl View {
         }
         for device in &self.devices {
             let _ = writeln!(text, "device: {} at {}", device.name, device.place);
-        }
-        for &Window { kind, base, len, .. } in &self.virtio {
-            let _ = writeln!(text, "device: {kind} at {}", Place::Mmio(base..base + len));
         }
         if self.map.arch != Arch::X86_64 {
             let _ = writeln!(text, "\nThe virtual map of an {} guest cannot be read yet", self.map.arch);
@@ -71,8 +64,10 @@ impl View {
         text
     }
 
-    fn describe_virtual(&self, registers: Option<&Registers>) -> String {
-        let Some(registers) = registers else { return "its registers are not known".into() };
+    fn describe_virtual(&self, registers: Option<&VirtualMapRegisters>) -> String {
+        let Some(VirtualMapRegisters::X86_64(registers)) = registers else {
+            return "its registers are not known".into();
+        };
         match paging::walk(registers, |table, entries| self.read_table(table, entries)) {
             Ok(map) => self.table(registers, &map),
             Err(reason) => format!("{reason} (CR0 {:#x}, EFER {:#x})", registers.cr0, registers.efer),
@@ -131,7 +126,7 @@ impl View {
         let end = start.saturating_add(size);
         let named = |extents: &[Extent]| -> Vec<String> {
             let inside = extents.iter().filter(|extent| extent.start < end && start < extent.end);
-            inside.map(|extent| extent.name.to_owned()).collect()
+            inside.map(|extent| extent.name.to_string()).collect()
         };
         let claims = named(&self.map.claims);
         if (1..=MAX_NAMES).contains(&claims.len()) { claims } else { named(&self.map.regions) }
@@ -194,8 +189,8 @@ fn virtual_name(range: &Range) -> &'static str {
 }
 
 /// The vCPUs of each virtual map, in the order of the first of each.
-fn group(vcpus: &[Option<Registers>]) -> Vec<(Option<Registers>, Vec<usize>)> {
-    let mut groups: Vec<(Option<Registers>, Vec<usize>)> = Vec::new();
+fn group(vcpus: &[Option<VirtualMapRegisters>]) -> Vec<(Option<VirtualMapRegisters>, Vec<usize>)> {
+    let mut groups: Vec<(Option<VirtualMapRegisters>, Vec<usize>)> = Vec::new();
     for (id, registers) in vcpus.iter().enumerate() {
         match groups.iter_mut().find(|(group, _)| group == registers) {
             Some((_, ids)) => ids.push(id),
@@ -213,14 +208,18 @@ fn join(ids: &[usize]) -> String {
 mod tests {
     use super::*;
     use carpel_arch::x86_64::boot::Tables;
-    use carpel_arch::{Inputs, resolve, x86_64::maps::KRUN};
+    use carpel_arch::{Inputs, RowName, resolve, x86_64::maps::KRUN};
 
     const LONG_MODE: Registers = Registers { cr0: 1 << 31, cr3: 0x9000, cr4: 0, efer: 1 << 10 };
+
+    const fn x86(registers: Registers) -> VirtualMapRegisters {
+        VirtualMapRegisters::X86_64(registers)
+    }
 
     fn view() -> View {
         let map = resolve(&KRUN, &Inputs::new(Arch::X86_64, 64 << 20)).unwrap();
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap();
-        View { map, devices: Vec::new(), virtio: Vec::new(), memory }
+        View { map, devices: Vec::new(), memory }
     }
 
     #[test]
@@ -230,7 +229,7 @@ mod tests {
         for (address, bytes) in tables.contents() {
             view.memory.write_slice(&bytes, GuestAddress(address)).unwrap();
         }
-        let text = view.describe(&[Some(LONG_MODE), None, Some(LONG_MODE)]);
+        let text = view.describe(&[Some(x86(LONG_MODE)), None, Some(x86(LONG_MODE))]);
         assert!(text.contains("\nVirtual map of vCPU 0, 2: 4 levels, CR3 0x9000\n"), "{text}");
         assert!(text.contains("\n0x0  0x4000_0000  1 GiB  rwx-  0x0  identity, low_ram\n"), "{text}");
         assert!(text.contains("\nVirtual map of vCPU 1: its registers are not known\n"), "{text}");
@@ -240,7 +239,7 @@ mod tests {
     fn tables_that_lead_out_of_memory_are_said_to() {
         let view = view();
         view.memory.write_obj(0xf000_0000_0003_u64, GuestAddress(0x9000)).unwrap();
-        let text = view.describe(&[Some(LONG_MODE), Some(Registers { cr0: 0, ..LONG_MODE })]);
+        let text = view.describe(&[Some(x86(LONG_MODE)), Some(x86(Registers { cr0: 0, ..LONG_MODE }))]);
         assert!(text.contains("\n1 tables are not in memory\n"), "{text}");
         assert!(text.contains("\nVirtual map of vCPU 1: Paging is off (CR0 0x0, EFER 0x400)\n"), "{text}");
     }
@@ -248,7 +247,7 @@ mod tests {
     #[test]
     fn memory_counts_as_used_once_it_is_touched() {
         let view = view();
-        let region = view.map.region("low_ram").unwrap();
+        let region = view.map.region(RowName::LowRam).unwrap();
         let before = view.used(region).unwrap();
         view.memory.write_obj(1_u8, GuestAddress(0x200_0000)).unwrap();
         assert!(view.used(region).unwrap() > before);

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use carpel_devices::bus::Bus;
 use carpel_devices::event::GuestEvent;
-use carpel_devices::legacy::ioapic::IoApic;
+use carpel_devices::interrupt::EndOfInterrupt;
 
 /// Why a vCPU left the guest.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub enum Exit<'a> {
         /// The bytes.
         data: &'a [u8],
     },
-    /// The guest ended a level-triggered interrupt of this vector that the monitor's IOAPIC delivered.
+    /// The guest ended a level-triggered interrupt of this vector that an interrupt controller in the monitor delivered.
     EndOfInterrupt(u8),
     /// The guest told its firmware, which KVM is, that it ends.
     Firmware(GuestEvent),
@@ -68,13 +68,13 @@ pub struct Buses {
     pub port: Bus,
     /// Memory-mapped I/O.
     pub mmio: Bus,
-    /// The IOAPIC of a split interrupt controller.
-    pub ioapic: Option<Arc<Mutex<IoApic>>>,
+    /// Who learns of interrupts that the guest has ended, if there is an interrupt controller in the monitor.
+    pub end_of_interrupt: Option<Arc<Mutex<dyn EndOfInterrupt>>>,
 }
 
 impl Default for Buses {
     fn default() -> Self {
-        Self { port: Bus::new("port"), mmio: Bus::new("MMIO"), ioapic: None }
+        Self { port: Bus::new("port"), mmio: Bus::new("MMIO"), end_of_interrupt: None }
     }
 }
 
@@ -90,8 +90,8 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses) -> Next {
         Exit::MmioRead { address, data } => buses.mmio.read(address, data),
         Exit::MmioWrite { address, data } => buses.mmio.write(address, data),
         Exit::EndOfInterrupt(vector) => {
-            if let Some(ioapic) = &buses.ioapic {
-                ioapic.lock().unwrap_or_else(PoisonError::into_inner).end_of_interrupt(vector);
+            if let Some(controller) = &buses.end_of_interrupt {
+                controller.lock().unwrap_or_else(PoisonError::into_inner).end_of_interrupt(vector);
             }
         }
         Exit::Firmware(event) => return Next::Report(event),
@@ -150,6 +150,20 @@ mod tests {
         let mut data = [0; 8];
         dispatch(Exit::MmioRead { address: 0x2000, data: &mut data }, &buses);
         assert_eq!(data, [0xFF; 8]);
+    }
+
+    impl EndOfInterrupt for Counter {
+        fn end_of_interrupt(&mut self, vector: u8) {
+            self.writes.push(vec![vector]);
+        }
+    }
+
+    #[test]
+    fn an_interrupt_controller_learns_of_the_end_of_an_interrupt() {
+        let (mut buses, controller) = buses();
+        buses.end_of_interrupt = Some(controller.clone());
+        dispatch(Exit::EndOfInterrupt(0x31), &buses);
+        assert_eq!(controller.lock().unwrap().writes, [[0x31]]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use carpel_arch::map::{Arch, RowName};
+use carpel_arch::{Device, Place};
 use carpel_devices::bus::BusError;
 use carpel_devices::console::ConsolePort;
 use carpel_devices::virtio::VirtioDevice;
@@ -54,6 +56,18 @@ pub enum MachineError {
     /// Two devices want one address.
     #[error("Cannot place a device")]
     Bus(#[from] BusError),
+    /// A device that this machine does not have, or not where it is to be.
+    #[error("A machine of {arch} with the layout `{layout}` cannot have the device `{name}` at {place}")]
+    Device {
+        /// The device.
+        name: &'static str,
+        /// Where it is to be.
+        place: Place,
+        /// The machine's architecture.
+        arch: Arch,
+        /// Its layout.
+        layout: &'static str,
+    },
     /// An eventfd could not be had.
     #[error("Cannot create the interrupt line of `{name}`")]
     Line {
@@ -62,6 +76,14 @@ pub enum MachineError {
         /// The cause.
         source: io::Error,
     },
+}
+
+impl MachineError {
+    /// A device of the plan's that nothing here makes.
+    pub(crate) fn unknown(plan: &Plan, device: &Device) -> Self {
+        let (arch, layout) = (plan.map.arch, plan.map.layout);
+        Self::Device { name: device.name, place: device.place.clone(), arch, layout }
+    }
 }
 
 impl Machine {
@@ -83,12 +105,7 @@ impl Machine {
         vcpus.build_on(vm.vcpu_setup(plan, ram.memory()));
         kvm::load(plan, files, ram.memory())?;
         let (mut buses, serial) = platform::build(&vm, plan, files, Box::new(console.clone()), shutdown)?;
-        let view = View {
-            map: plan.map.clone(),
-            devices: plan.devices.clone(),
-            virtio: plan.virtio.clone(),
-            memory: ram.memory().clone(),
-        };
+        let view = View { map: plan.map.clone(), devices: plan.devices.clone(), memory: ram.memory().clone() };
         let memory = Arc::new(ram.memory().clone());
         let virtio::Built { runners, console } = virtio::build(&vm, plan, devices, console, &memory, &mut buses.mmio)?;
         Ok(Self {
@@ -108,7 +125,7 @@ impl Machine {
 /// Whether the guest is likely to leave most of a huge page untouched. Zeroing one takes longer than all else that happens
 /// before a small guest runs; a kernel that fills one pays for small pages with a fault for each.
 fn is_small(plan: &Plan) -> bool {
-    plan.map.claim("kernel").is_none_or(|kernel| kernel.size() < HUGE_PAGE as u64)
+    plan.map.claim(RowName::Kernel).is_none_or(|kernel| kernel.size() < HUGE_PAGE as u64)
 }
 
 /// The largest page of any host: memory slots are made of whole pages.
@@ -116,7 +133,9 @@ const ROM_GRANULE: u64 = 64 << 10;
 
 /// The firmware's image in memory of its own, where the map has it outside of RAM.
 fn rom(vm: &Vm, plan: &Plan, files: &Files) -> Result<Option<GuestRam>, MachineError> {
-    let (Some(source), Some(claim)) = (&files.firmware, plan.map.claim("firmware_image")) else { return Ok(None) };
+    let (Some(source), Some(claim)) = (&files.firmware, plan.map.claim(RowName::FirmwareImage)) else {
+        return Ok(None);
+    };
     let range = claim.start..claim.end.next_multiple_of(ROM_GRANULE);
     let rom = GuestRam::new(std::slice::from_ref(&range), false)?;
     source.load(rom.memory(), 0, claim.size(), claim.start)?;

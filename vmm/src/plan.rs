@@ -3,16 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, MemoryMap};
+use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, MemoryMap, MissingRow, RowName};
 use carpel_arch::x86_64::cpu::CpuModel;
-use carpel_arch::{MapError, Topology};
+use carpel_arch::{Device, DeviceKind, MapError, Topology, device};
 use linux_loader::cmdline::Cmdline;
 use thiserror::Error;
 
 use crate::config::{Announce, Config, IrqchipMode, LayoutError};
 use crate::loader::{self, Handover, Kernel, KernelError, OpenError, Source};
-use crate::platform::{self, Device, Placed};
-use crate::virtio::{self, Window};
+use crate::virtio;
 
 /// What every Linux guest is told before the user's own words, beside its console: to reset when it panics, so that a
 /// panic ends the run.
@@ -74,11 +73,9 @@ pub struct Plan {
     pub phys_bits: u8,
     /// The interrupt controllers.
     pub irqchip: IrqchipMode,
-    /// The machine's devices.
-    pub devices: Vec<Placed>,
-    /// Its virtio devices, in the order of the configuration.
-    pub virtio: Vec<Window>,
-    /// How the guest learns of them.
+    /// All devices: those that the machine comes with, then the virtio devices in the order of the configuration.
+    pub devices: Vec<Device>,
+    /// How the guest learns of its virtio devices.
     pub announce: Announce,
 }
 
@@ -156,6 +153,9 @@ pub enum PlanError {
         /// The cause.
         source: MapError,
     },
+    /// The layout lacks what every machine needs.
+    #[error(transparent)]
+    Row(#[from] MissingRow),
     /// The interrupt controllers are another architecture's.
     #[error("A machine of {arch} has no interrupt controllers `{}`", .irqchip.name())]
     Irqchip {
@@ -307,15 +307,16 @@ impl Plan {
         let map = probe.map(config)?;
         let (irqchip, phys_bits) = (probe.irqchip(config)?, probe.host.phys_bits);
         let kernel = probe.kernel.ok_or(PlanError::NoKernel)?;
-        if kernel.boot == Boot::Firmware && ["firmware", "firmware_image"].iter().all(|name| map.claim(name).is_none())
+        if kernel.boot == Boot::Firmware
+            && [RowName::Firmware, RowName::FirmwareImage].into_iter().all(|name| map.claim(name).is_none())
         {
             return Err(PlanError::NoFirmware { arch: map.arch, layout: map.layout });
         }
         if let Some(handover) = &probe.handover {
             check_room(handover, probe.initrd, &map)?;
         }
-        let devices = platform::place(&map, irqchip);
-        let console = devices.iter().find_map(|placed| placed.device.console());
+        let mut devices = device::place(&map, kernel.boot, irqchip == IrqchipMode::Split)?;
+        let console = devices.iter().find_map(|device| device.kind.console());
         let module = file_name(config.initrd.as_deref());
         let virtio = virtio::place(&map, config)?;
         let announced = if config.announce == Announce::Cmdline { virtio::words(&virtio) } else { Vec::new() };
@@ -328,6 +329,7 @@ impl Plan {
             None => (kernel.boot, kernel.cmdline_max),
         };
         let cmdline = cmdline(&first_words(config, console, entered), &words, &map, max)?;
+        devices.extend(virtio);
         Ok(Self {
             map,
             vcpus: config.cpus.vcpus(),
@@ -340,27 +342,31 @@ impl Plan {
             phys_bits,
             irqchip,
             devices,
-            virtio,
             announce: config.announce,
         })
     }
 
     /// The serial port that the console is connected to.
-    pub fn console(&self) -> Option<&Placed> {
-        self.devices.iter().find(|placed| placed.device.console().is_some())
+    pub fn console(&self) -> Option<&Device> {
+        self.devices.iter().find(|device| device.kind.console().is_some())
     }
 
-    /// The virtio devices that tables tell of: each is announced once.
-    pub fn virtio_in_tables(&self) -> &[Window] {
+    /// The devices that the machine comes with.
+    pub fn machine_devices(&self) -> impl Iterator<Item = &Device> {
+        self.devices.iter().filter(|device| device.kind != DeviceKind::VirtioMmio)
+    }
+
+    /// The virtio devices, in the order of the configuration.
+    pub fn virtio_devices(&self) -> impl Iterator<Item = &Device> {
+        self.devices.iter().filter(|device| device.kind == DeviceKind::VirtioMmio)
+    }
+
+    /// The devices that tables may tell of: a virtio device is announced once.
+    pub fn devices_in_tables(&self) -> Vec<&Device> {
         match self.announce {
-            Announce::Tables => &self.virtio,
-            Announce::Cmdline => &[],
+            Announce::Tables => self.devices.iter().collect(),
+            Announce::Cmdline => self.machine_devices().collect(),
         }
-    }
-
-    /// Where the device is, if the machine has it.
-    pub fn device(&self, device: Device) -> Option<&Placed> {
-        self.devices.iter().find(|placed| placed.device == device)
     }
 }
 
@@ -390,7 +396,7 @@ fn first_words(config: &Config, console: Option<&str>, boot: Boot) -> String {
 
 fn cmdline(first: &str, words: &[&str], map: &MemoryMap, max: usize) -> Result<String, PlanError> {
     let parts = || std::iter::once(first).chain(words.iter().copied());
-    let room = map.claim("cmdline").map_or(usize::MAX, |claim| claim.size() as usize - 1);
+    let room = map.claim(RowName::Cmdline).map_or(usize::MAX, |claim| claim.size() as usize - 1);
     let limit = room.min(max);
     let whole = parts().collect::<Vec<_>>().join(" ");
     if whole.len() > limit {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use carpel_arch::x86_64::paging::Registers;
+use carpel_arch::VirtualMapRegisters;
 use carpel_devices::event::EventSink as _;
 use kvm_ioctls::Kvm;
 use serde::Serialize;
@@ -46,7 +46,7 @@ struct Status {
     /// ... and the answer.
     halted: AtomicBool,
     /// The registers of its virtual map, as of the last answer or of its end.
-    registers: Mutex<Option<Registers>>,
+    registers: Mutex<Option<VirtualMapRegisters>>,
 }
 
 /// What vCPUs leave behind.
@@ -55,7 +55,7 @@ pub struct ExitStatistics {
     /// How often they left the guest, all together.
     pub exits: ExitCounts,
     /// The registers of each one's virtual map.
-    pub registers: Vec<Option<Registers>>,
+    pub registers: Vec<Option<VirtualMapRegisters>>,
 }
 
 /// How often vCPUs left the guest.
@@ -184,7 +184,7 @@ impl VcpuThreads {
     }
 
     /// The registers of each vCPU's virtual map, as old as the last answer to [`Self::ask_halted`].
-    pub fn registers(&self) -> Vec<Option<Registers>> {
+    pub fn registers(&self) -> Vec<Option<VirtualMapRegisters>> {
         self.0.iter().map(|thread| thread.status.registers()).collect()
     }
 
@@ -269,10 +269,10 @@ impl Status {
     }
 
     fn note_registers(&self, vcpu: &Vcpu) {
-        *self.registers.lock().unwrap_or_else(PoisonError::into_inner) = vcpu.paging();
+        *self.registers.lock().unwrap_or_else(PoisonError::into_inner) = vcpu.virtual_map_registers();
     }
 
-    fn registers(&self) -> Option<Registers> {
+    fn registers(&self) -> Option<VirtualMapRegisters> {
         *self.registers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

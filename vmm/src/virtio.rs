@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use carpel_arch::map::MemoryMap;
+use carpel_arch::{Device, DeviceKind, Place};
 use carpel_devices::bus::Bus;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::virtio::console::ConsoleHandle;
@@ -18,24 +19,11 @@ use crate::kvm::Vm;
 use crate::machine::MachineError;
 use crate::plan::{Plan, PlanError};
 
-/// A virtio device's place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// Name of the device's kind.
-    pub kind: &'static str,
-    /// Guest physical address of its registers.
-    pub base: u64,
-    /// Size of the window in bytes.
-    pub len: u64,
-    /// Its interrupt: a GSI (an SPI counted from 0 where interrupts are those of a GIC).
-    pub irq: u32,
-}
-
 /// Gives each device the next window and the next interrupt of the layout.
-pub fn place(map: &MemoryMap, config: &Config) -> Result<Vec<Window>, PlanError> {
+pub fn place(map: &MemoryMap, config: &Config) -> Result<Vec<Device>, PlanError> {
     let layout = config.layout()?;
     let irqs = layout.window_irqs.iter().cloned().flatten();
-    let mut places = map.windows(layout).zip(irqs);
+    let mut places = map.windows(layout)?.zip(irqs);
     let place = |(index, device): (usize, &VirtioConfig)| {
         let (range, irq) = places.next().ok_or_else(|| PlanError::TooManyDevices {
             number: index + 1,
@@ -43,15 +31,19 @@ pub fn place(map: &MemoryMap, config: &Config) -> Result<Vec<Window>, PlanError>
             layout: layout.name,
             room: index,
         })?;
-        Ok(Window { kind: device.kind().name, base: range.start, len: range.end - range.start, irq })
+        let (kind, name) = (DeviceKind::VirtioMmio, device.kind().name);
+        Ok(Device { kind, name, place: Place::Mmio(range), irq: Some(irq) })
     };
     config.devices.iter().enumerate().map(place).collect()
 }
 
 /// What tells Linux of the devices on its command line (drivers/virtio/virtio_mmio.c).
-pub fn words(windows: &[Window]) -> Vec<String> {
-    let word = |window: &Window| format!("virtio_mmio.device={}K@{:#x}:{}", window.len >> 10, window.base, window.irq);
-    windows.iter().map(word).collect()
+pub fn words(devices: &[Device]) -> Vec<String> {
+    let word = |device: &Device| {
+        let (range, irq) = device.place.mmio().zip(device.irq)?;
+        Some(format!("virtio_mmio.device={}K@{:#x}:{irq}", (range.end - range.start) >> 10, range.start))
+    };
+    devices.iter().filter_map(word).collect()
 }
 
 /// What the devices need of the machine from now on.
@@ -72,20 +64,22 @@ pub fn build(
     bus: &mut Bus,
 ) -> Result<Built, MachineError> {
     let mut built = Built { runners: Vec::new(), console: None };
-    for (window, mut device) in plan.virtio.iter().zip(devices) {
-        let error = |source| MachineError::Line { name: window.kind, source };
+    for (placed, mut device) in plan.virtio_devices().zip(devices) {
+        let error = |source| MachineError::Line { name: placed.name, source };
+        let unknown = || MachineError::unknown(plan, placed);
+        let (range, irq) = placed.place.mmio().zip(placed.irq).ok_or_else(unknown)?;
         built.console = device.connect_console(&|| Box::new(console.clone())).or(built.console);
         let line = IrqLine::new().map_err(error)?;
         let (mmio, runners) = Mmio::new(device, Arc::clone(memory), line).map_err(error)?;
-        vm.connect(mmio.line(), window.irq);
+        vm.connect(mmio.line(), irq);
         // A VM that has had an ioeventfd takes 10 ms longer to close, which devices of rare requests are not worth:
         // their notifications pass through the register.
         if runners.iter().any(|runner| runner.thread().is_some()) {
             for (queue, kick) in (0..).zip(mmio.kicks()) {
-                vm.signal_on_write(kick, window.base + Mmio::NOTIFY, queue)?;
+                vm.signal_on_write(kick, range.start + Mmio::NOTIFY, queue)?;
             }
         }
-        bus.insert(window.kind, Arc::new(Mutex::new(mmio)), window.base, window.len)?;
+        bus.insert(placed.name, Arc::new(Mutex::new(mmio)), range.start, range.end - range.start)?;
         built.runners.extend(runners);
     }
     Ok(built)

@@ -7,8 +7,10 @@ use std::ops::Range;
 use thiserror::Error;
 use vm_fdt::FdtWriter;
 
+use super::devices::{ArmDevice, GPIO_HANDLE, Node, Property};
 use super::gic::GicMap;
-use crate::map::{Gic, MemoryMap};
+use crate::device::{Device, DeviceKind, Place};
+use crate::map::{Gic, MemoryMap, RowName};
 
 /// What the tree describes.
 #[derive(Debug)]
@@ -19,72 +21,8 @@ pub struct Machine<'a> {
     pub vcpus: u32,
     /// The kernel command line.
     pub cmdline: &'a str,
-    /// The devices.
-    pub devices: Vec<Device>,
-}
-
-/// A device and where it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
-    /// What it is.
-    pub kind: Kind,
-    /// Its registers.
-    pub range: Range<u64>,
-    /// Its interrupt, if it has one: an SPI, counted from 0, that is edge-triggered.
-    pub spi: Option<u32>,
-}
-
-/// The kinds of devices that a tree can describe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A 16550A serial port with a byte for each register.
-    Serial16550,
-    /// A PL011 UART.
-    Pl011,
-    /// A PL031 real-time clock.
-    Pl031,
-    /// A PL061 with eight general-purpose lines, of which one is the power key.
-    Pl061,
-    /// A virtio-mmio transport.
-    VirtioMmio,
-    /// Flash memory of two 16-bit chips side by side that tells its properties by the Common Flash Interface.
-    CfiFlash,
-}
-
-impl Kind {
-    const fn node_name(self) -> &'static str {
-        match self {
-            Self::Serial16550 | Self::Pl011 => "serial",
-            Self::Pl031 => "rtc",
-            Self::Pl061 => "gpio",
-            Self::VirtioMmio => "virtio_mmio",
-            Self::CfiFlash => "flash",
-        }
-    }
-
-    const fn compatible(self) -> &'static [&'static str] {
-        match self {
-            Self::Serial16550 => &["ns16550a"],
-            Self::Pl011 => &["arm,pl011", "arm,primecell"],
-            Self::Pl031 => &["arm,pl031", "arm,primecell"],
-            Self::Pl061 => &["arm,pl061", "arm,primecell"],
-            Self::VirtioMmio => &["virtio,mmio"],
-            Self::CfiFlash => &["cfi-flash"],
-        }
-    }
-
-    /// The names by which a driver asks for its clocks, all of which are the bus's.
-    const fn clocks(self) -> &'static [&'static str] {
-        match self {
-            Self::Pl011 => &["uartclk", "apb_pclk"],
-            Self::Pl031 | Self::Pl061 => &["apb_pclk"],
-            Self::Serial16550 | Self::VirtioMmio | Self::CfiFlash => &[],
-        }
-    }
-
-    const fn is_serial(self) -> bool {
-        matches!(self, Self::Serial16550 | Self::Pl011)
-    }
+    /// The devices that it tells of.
+    pub devices: &'a [&'a Device],
 }
 
 /// Why there is no tree.
@@ -96,12 +34,14 @@ pub enum FdtError {
     /// The map is not an Arm machine's.
     #[error("The map has no interrupt controller")]
     NoGic,
+    /// A device that no Arm machine has, or that has no place in its addresses.
+    #[error("The device tree of an Arm machine cannot describe the device `{0}`")]
+    Device(&'static str),
 }
 
 /// Handles by which nodes refer to others.
 const GIC: u32 = 1;
 const CLOCK: u32 = 2;
-const GPIO: u32 = 3;
 
 /// Kinds and flags of interrupts (bindings, interrupt-controller/arm,gic.yaml).
 const SPI: u32 = 0;
@@ -111,20 +51,45 @@ const LEVEL_HIGH: u32 = 4;
 /// The generic timer's PPIs, in the order of its binding (timer/arm,arch_timer.yaml): secure, non-secure, virtual, hypervisor.
 const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 
-/// The frequency that a PC's serial port divides, in Hz.
-const SERIAL_CLOCK: u32 = 1_843_200;
 /// The frequency of the bus's clock in Hz: any that drivers can divide to a baud rate, for none is kept.
 const BUS_CLOCK: u32 = 24_000_000;
 /// Line 3 of the PL061 is QEMU's power key, and Linux's code for it (include/uapi/linux/input-event-codes.h).
 const POWER_LINE: u32 = 3;
 const KEY_POWER: u32 = 116;
 
-/// Bytes of the flash's data bus (bindings, mtd/mtd-physmap.yaml).
-const FLASH_BANK_WIDTH: u32 = 4;
+/// How a virtio device is described (bindings, virtio/mmio.yaml).
+const VIRTIO_MMIO: Node = Node {
+    name: "virtio_mmio",
+    compatible: &["virtio,mmio"],
+    clocks: &[],
+    properties: &[Property::Flag("dma-coherent")],
+};
+
+/// A device as its node describes it.
+struct Described<'a> {
+    device: &'a Device,
+    node: Node,
+    range: &'a Range<u64>,
+}
+
+impl<'a> Described<'a> {
+    fn new(device: &'a Device) -> Result<Self, FdtError> {
+        match (device.kind, &device.place) {
+            (DeviceKind::Arm(arm), Place::Mmio(range)) => Ok(Self { device, node: arm.node(), range }),
+            (DeviceKind::VirtioMmio, Place::Mmio(range)) => Ok(Self { device, node: VIRTIO_MMIO, range }),
+            _ => Err(FdtError::Device(device.name)),
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{}@{:x}", self.node.name, self.range.start)
+    }
+}
 
 /// Writes the tree.
 pub fn build(machine: &Machine) -> Result<Vec<u8>, FdtError> {
     let gic = GicMap::of(machine.map).ok_or(FdtError::NoGic)?;
+    let devices = machine.devices.iter().map(|device| Described::new(device)).collect::<Result<Vec<_>, _>>()?;
     let mut fdt = FdtWriter::new()?;
     let root = fdt.begin_node("")?;
     fdt.property_string("compatible", "linux,dummy-virt")?;
@@ -132,19 +97,19 @@ pub fn build(machine: &Machine) -> Result<Vec<u8>, FdtError> {
     fdt.property_u32("#address-cells", 2)?;
     fdt.property_u32("#size-cells", 2)?;
     fdt.property_u32("interrupt-parent", GIC)?;
-    chosen(&mut fdt, machine)?;
+    chosen(&mut fdt, machine, &devices)?;
     memory(&mut fdt, machine.map)?;
     cpus(&mut fdt, machine.vcpus)?;
     psci(&mut fdt)?;
     timer(&mut fdt, &gic, machine.vcpus)?;
     interrupt_controller(&mut fdt, &gic)?;
-    if machine.devices.iter().any(|device| !device.kind.clocks().is_empty()) {
+    if devices.iter().any(|device| !device.node.clocks.is_empty()) {
         clock(&mut fdt)?;
     }
-    for each in &machine.devices {
+    for each in &devices {
         device(&mut fdt, each)?;
     }
-    if machine.devices.iter().any(|device| device.kind == Kind::Pl061) {
+    if machine.devices.iter().any(|device| device.kind == DeviceKind::Arm(ArmDevice::Pl061)) {
         power_key(&mut fdt)?;
     }
     fdt.end_node(root)?;
@@ -157,13 +122,13 @@ pub const fn affinity(vcpu: u32) -> u32 {
     vcpu & 0xF | (vcpu >> 4 & 0xFF) << 8 | (vcpu >> 12 & 0xFF) << 16
 }
 
-fn chosen(fdt: &mut FdtWriter, machine: &Machine) -> Result<(), FdtError> {
+fn chosen(fdt: &mut FdtWriter, machine: &Machine, devices: &[Described]) -> Result<(), FdtError> {
     let node = fdt.begin_node("chosen")?;
     fdt.property_string("bootargs", machine.cmdline)?;
-    if let Some(port) = machine.devices.iter().find(|device| device.kind.is_serial()) {
-        fdt.property_string("stdout-path", &format!("/{}", name(port)))?;
+    if let Some(port) = devices.iter().find(|described| described.device.kind.console().is_some()) {
+        fdt.property_string("stdout-path", &format!("/{}", port.name()))?;
     }
-    if let Some(initrd) = machine.map.claim("initrd") {
+    if let Some(initrd) = machine.map.claim(RowName::Initrd) {
         fdt.property_u64("linux,initrd-start", initrd.start)?;
         fdt.property_u64("linux,initrd-end", initrd.end)?;
     }
@@ -237,30 +202,26 @@ fn clock(fdt: &mut FdtWriter) -> Result<(), FdtError> {
     Ok(fdt.end_node(node)?)
 }
 
-fn device(fdt: &mut FdtWriter, device: &Device) -> Result<(), FdtError> {
-    let node = fdt.begin_node(&name(device))?;
-    strings(fdt, "compatible", device.kind.compatible())?;
-    reg(fdt, &[&device.range])?;
-    if let Some(spi) = device.spi {
+fn device(fdt: &mut FdtWriter, described: &Described) -> Result<(), FdtError> {
+    let Described { device, node, range } = described;
+    let begun = fdt.begin_node(&described.name())?;
+    strings(fdt, "compatible", node.compatible)?;
+    reg(fdt, &[range])?;
+    if let Some(spi) = device.irq {
         fdt.property_array_u32("interrupts", &[SPI, spi, EDGE_RISING])?;
     }
-    let clocks = device.kind.clocks();
-    if !clocks.is_empty() {
-        fdt.property_array_u32("clocks", &vec![CLOCK; clocks.len()])?;
-        strings(fdt, "clock-names", clocks)?;
+    if !node.clocks.is_empty() {
+        fdt.property_array_u32("clocks", &vec![CLOCK; node.clocks.len()])?;
+        strings(fdt, "clock-names", node.clocks)?;
     }
-    match device.kind {
-        Kind::Serial16550 => fdt.property_u32("clock-frequency", SERIAL_CLOCK)?,
-        Kind::Pl061 => {
-            fdt.property_null("gpio-controller")?;
-            fdt.property_u32("#gpio-cells", 2)?;
-            fdt.property_phandle(GPIO)?;
+    for property in node.properties {
+        match *property {
+            Property::Flag(name) => fdt.property_null(name)?,
+            Property::Number(name, value) => fdt.property_u32(name, value)?,
+            Property::Handle(handle) => fdt.property_phandle(handle)?,
         }
-        Kind::VirtioMmio => fdt.property_null("dma-coherent")?,
-        Kind::CfiFlash => fdt.property_u32("bank-width", FLASH_BANK_WIDTH)?,
-        Kind::Pl011 | Kind::Pl031 => {}
     }
-    Ok(fdt.end_node(node)?)
+    Ok(fdt.end_node(begun)?)
 }
 
 fn power_key(fdt: &mut FdtWriter) -> Result<(), FdtError> {
@@ -269,13 +230,9 @@ fn power_key(fdt: &mut FdtWriter) -> Result<(), FdtError> {
     let key = fdt.begin_node("poweroff")?;
     fdt.property_string("label", "GPIO Key Poweroff")?;
     fdt.property_u32("linux,code", KEY_POWER)?;
-    fdt.property_array_u32("gpios", &[GPIO, POWER_LINE, 0])?;
+    fdt.property_array_u32("gpios", &[GPIO_HANDLE, POWER_LINE, 0])?;
     fdt.end_node(key)?;
     Ok(fdt.end_node(node)?)
-}
-
-fn name(device: &Device) -> String {
-    format!("{}@{:x}", device.kind.node_name(), device.range.start)
 }
 
 fn reg(fdt: &mut FdtWriter, ranges: &[&Range<u64>]) -> Result<(), FdtError> {

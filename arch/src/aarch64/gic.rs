@@ -2,12 +2,19 @@
 
 use std::ops::Range;
 
-use crate::map::{Gic, MemoryMap};
+use crate::device::Board;
+use crate::map::{Gic, MemoryMap, RowName};
 
-/// Regions of distributors and of what each vCPU has: redistributors (`GICv3`) or CPU interfaces (`GICv2`).
-const DISTRIBUTORS: [&str; 2] = ["gic_dist", "gicd"];
-const REDISTRIBUTORS: [&str; 2] = ["gic_redist", "gicr"];
-const CPU_INTERFACES: [&str; 2] = ["gic_cpu", "gicc"];
+/// Where a board's map has the distributor, and what each vCPU has: redistributors (`GICv3`) or CPU interfaces (`GICv2`).
+struct Rows {
+    distributor: RowName,
+    redistributors: RowName,
+    cpu_interfaces: RowName,
+}
+
+const CROSVM: Rows =
+    Rows { distributor: RowName::GicDist, redistributors: RowName::GicRedist, cpu_interfaces: RowName::GicCpu };
+const VIRT: Rows = Rows { distributor: RowName::Gicd, redistributors: RowName::Gicr, cpu_interfaces: RowName::Gicc };
 
 /// Sizes of the frames with registers, which may be less than the map sets aside (Arm IHI 0069 and IHI 0048, memory maps).
 const V3_DISTRIBUTOR: u64 = 0x1_0000;
@@ -28,14 +35,18 @@ pub struct GicMap {
 impl GicMap {
     /// The interrupt controller of an aarch64 map; none in others.
     pub fn of(map: &MemoryMap) -> Option<Self> {
-        let find = |names: [&str; 2]| names.into_iter().find_map(|name| map.region(name));
+        let rows = match map.board {
+            Board::ArmCrosvm => CROSVM,
+            Board::ArmVirt => VIRT,
+            Board::Pc | Board::RiscvVirt => return None,
+        };
         let frame = |start: u64, size: u64| start..start + size;
-        let distributor = find(DISTRIBUTORS)?.start;
-        if let Some(redistributors) = find(REDISTRIBUTORS) {
+        let distributor = map.region(rows.distributor)?.start;
+        if let Some(redistributors) = map.region(rows.redistributors) {
             let distributor = frame(distributor, V3_DISTRIBUTOR);
             return Some(Self { version: Gic::V3, distributor, cpu: redistributors.range() });
         }
-        let cpu = frame(find(CPU_INTERFACES)?.start, V2_CPU_INTERFACE);
+        let cpu = frame(map.region(rows.cpu_interfaces)?.start, V2_CPU_INTERFACE);
         Some(Self { version: Gic::V2, distributor: frame(distributor, V2_DISTRIBUTOR), cpu })
     }
 }

@@ -1,5 +1,6 @@
-//! aarch64: layouts, interrupt controller, device tree.
+//! aarch64: layouts, devices, interrupt controller, device tree.
 
+pub mod devices;
 pub mod fdt;
 pub mod gic;
 pub mod maps;

@@ -53,7 +53,14 @@ impl fmt::Display for MemoryMap {
         line("start", "end", "size", "kind", "", "name")?;
         let mut extent_line = |extent: &Extent, indent| {
             let (start, end, size) = (Address(extent.start), Address(extent.end), Bytes(extent.size()));
-            line(&start.to_string(), &end.to_string(), &size.to_string(), extent.kind.name(), indent, extent.name)
+            line(
+                &start.to_string(),
+                &end.to_string(),
+                &size.to_string(),
+                extent.kind.name(),
+                indent,
+                extent.name.name(),
+            )
         };
         for region in &self.regions {
             extent_line(region, "")?;

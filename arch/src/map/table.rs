@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Arch, Boot, Gic, Kind};
+use super::{Arch, Boot, Gic, Kind, RowName};
+use crate::device::Board;
 
 /// Where a row starts. An address is in bytes; a named row stands earlier in the same table.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +15,7 @@ pub enum Base {
     /// At the first aligned address that is at or after the end of every one of `rows` that is present, and `floor`.
     After {
         /// Rows to stay behind.
-        rows: &'static [&'static str],
+        rows: &'static [RowName],
         /// The lowest address.
         floor: u64,
     },
@@ -22,9 +23,9 @@ pub enum Base {
     /// `above` that is present.
     TopOf {
         /// The region to be at the end of.
-        row: &'static str,
+        row: RowName,
         /// Rows that must lie below.
-        above: &'static [&'static str],
+        above: &'static [RowName],
     },
 }
 
@@ -77,7 +78,7 @@ pub enum When {
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// The name that `carpel map` prints; unique among the rows of one configuration.
-    pub name: &'static str,
+    pub name: RowName,
     /// What stands behind it.
     pub kind: Kind,
     /// Where it starts.
@@ -87,7 +88,7 @@ pub struct Row {
     /// Alignment in bytes of a start that is not given, a power of two.
     pub align: u64,
     /// For a claim: the regions of which one must hold it; any one may if none is named.
-    pub within: &'static [&'static str],
+    pub within: &'static [RowName],
     /// Which configurations have it.
     pub when: When,
     /// For a claim in RAM: the guest must not use it as ordinary memory (e820 type 2, device tree reserved-memory).
@@ -96,22 +97,22 @@ pub struct Row {
 
 impl Row {
     /// A backing region.
-    pub const fn region(name: &'static str, kind: Kind, base: Base, size: Size) -> Self {
+    pub const fn region(name: RowName, kind: Kind, base: Base, size: Size) -> Self {
         Self { name, kind, base, size, align: 1, within: &[], when: When::Always, reserved: false }
     }
 
     /// A region of fixed start and end (exclusive).
-    pub const fn fixed(name: &'static str, kind: Kind, range: Range<u64>) -> Self {
+    pub const fn fixed(name: RowName, kind: Kind, range: Range<u64>) -> Self {
         Self::region(name, kind, Base::At(range.start), Size::Bytes(range.end - range.start))
     }
 
     /// A claim.
-    pub const fn claim(name: &'static str, base: Base, size: Size) -> Self {
+    pub const fn claim(name: RowName, base: Base, size: Size) -> Self {
         Self::region(name, Kind::Claim, base, size)
     }
 
     /// A claim of fixed start and end (exclusive).
-    pub const fn fixed_claim(name: &'static str, range: Range<u64>) -> Self {
+    pub const fn fixed_claim(name: RowName, range: Range<u64>) -> Self {
         Self::fixed(name, Kind::Claim, range)
     }
 
@@ -124,7 +125,7 @@ impl Row {
 
     /// The same claim, in one of these regions.
     #[must_use]
-    pub const fn within(mut self, regions: &'static [&'static str]) -> Self {
+    pub const fn within(mut self, regions: &'static [RowName]) -> Self {
         self.within = regions;
         self
     }
@@ -151,10 +152,12 @@ pub struct Layout {
     pub name: &'static str,
     /// The architecture.
     pub arch: Arch,
+    /// The machine that it is the map of.
+    pub board: Board,
     /// The table in the order in which it is resolved: all regions, then the claims in them.
     pub rows: &'static [Row],
     /// The region that device windows are allocated from.
-    pub window_region: &'static str,
+    pub window_region: RowName,
     /// Size and alignment of one device window, in bytes.
     pub window_size: u64,
     /// Interrupts for devices in windows (GSIs, or SPI numbers from 0), in the order of allocation; ends are exclusive.

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::map::{Address, Bytes, Extent, KernelExtent, PAGE_SIZE};
+use crate::map::{Address, Bytes, Extent, KernelExtent, MissingRow, PAGE_SIZE, RowName};
 
 /// Why a table has no map for its inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -28,7 +28,7 @@ pub enum MapError {
     )]
     AddressLimit {
         /// The row.
-        name: &'static str,
+        name: RowName,
         /// Its size in bytes.
         size: u64,
         /// Where it would end, exclusive; saturated.
@@ -66,17 +66,17 @@ pub enum MapError {
         /// The claim.
         claim: Extent,
         /// The regions that may hold it, any if empty.
-        within: &'static [&'static str],
+        within: &'static [RowName],
     },
     /// A claim that is larger than the regions that may hold it, which are as large whatever the memory.
     #[error("`{name}` of {} is larger than {}, which has {}", Bytes(*.size), regions(.within), Bytes(*.room))]
     TooLarge {
         /// The row.
-        name: &'static str,
+        name: RowName,
         /// Its size in bytes.
         size: u64,
         /// The regions.
-        within: &'static [&'static str],
+        within: &'static [RowName],
         /// The size of the largest in bytes.
         room: u64,
     },
@@ -84,7 +84,7 @@ pub enum MapError {
     #[error("`{name}` of {} does not fit: {reason}", Bytes(*.size))]
     NoRoom {
         /// The row.
-        name: &'static str,
+        name: RowName,
         /// Its size in bytes.
         size: u64,
         /// What is in the way.
@@ -94,7 +94,7 @@ pub enum MapError {
     #[error("`{name}` at {} would start below {}, the lowest address for kernels", Address(*.start), Address(*.lowest))]
     KernelTooLow {
         /// The row.
-        name: &'static str,
+        name: RowName,
         /// The lowest address that the kernel names.
         start: u64,
         /// The lowest that is allowed.
@@ -104,10 +104,13 @@ pub enum MapError {
     #[error("The sizes and addresses of `{name}` give no range of addresses: {kernel:?}")]
     KernelExtent {
         /// The row.
-        name: &'static str,
+        name: RowName,
         /// What the image says.
         kernel: KernelExtent,
     },
+    /// The table places a row by another that it has not.
+    #[error(transparent)]
+    Missing(#[from] MissingRow),
     /// The guest has too little memory for what it must hold.
     #[error("Guest memory of {} is too small; the least --mem that works is {}M", Bytes(*.mem), .least >> 20)]
     TooSmall {
@@ -128,7 +131,7 @@ impl MapError {
     }
 }
 
-fn regions(names: &[&str]) -> String {
+fn regions(names: &[RowName]) -> String {
     if names.is_empty() {
         return "any one region".to_owned();
     }

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::map::{Arch, Base, Kind, Layout, PAGE_SIZE, Row, Size, When};
+use crate::device::Board;
+use crate::map::{Arch, Base, Kind, Layout, PAGE_SIZE, Row, RowName, Size, When};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -17,27 +18,30 @@ const WINDOW_IRQS: Range<u32> = 1..9;
 pub static VIRT: Layout = Layout {
     name: "virt",
     arch: Arch::Riscv64,
+    board: Board::RiscvVirt,
     rows: &[
-        Row::fixed("boot_rom", Kind::Reserved, 0x1000..0x2000),
-        Row::fixed("clint", Kind::Reserved, 0x200_0000..0x201_0000),
-        Row::fixed("plic", Kind::Mmio, 0xC00_0000..0x1000_0000),
-        Row::fixed("uart", Kind::Mmio, 0x1000_0000..0x1000_1000),
-        Row::fixed("virtio", Kind::Mmio, 0x1000_1000..0x1000_9000),
-        Row::fixed("pcie_ecam", Kind::Pci, 0x3000_0000..0x4000_0000),
-        Row::fixed("pcie_mmio", Kind::Pci, 0x4000_0000..RAM),
-        Row::region("ram", Kind::Ram, Base::At(RAM), Size::Ram { max: u64::MAX }),
-        Row::region("shm", Kind::Shm, Base::After { rows: &["ram"], floor: 0 }, Size::Shm).align(GIB),
-        Row::fixed_claim("sbi_reserved", RAM..RAM + SBI_SIZE).reserved(),
+        Row::fixed(RowName::BootRom, Kind::Reserved, 0x1000..0x2000),
+        Row::fixed(RowName::Clint, Kind::Reserved, 0x200_0000..0x201_0000),
+        Row::fixed(RowName::Plic, Kind::Mmio, 0xC00_0000..0x1000_0000),
+        Row::fixed(RowName::Uart, Kind::Mmio, 0x1000_0000..0x1000_1000),
+        Row::fixed(RowName::Virtio, Kind::Mmio, 0x1000_1000..0x1000_9000),
+        Row::fixed(RowName::PcieEcam, Kind::Pci, 0x3000_0000..0x4000_0000),
+        Row::fixed(RowName::PcieMmio, Kind::Pci, 0x4000_0000..RAM),
+        Row::region(RowName::Ram, Kind::Ram, Base::At(RAM), Size::Ram { max: u64::MAX }),
+        Row::region(RowName::Shm, Kind::Shm, Base::After { rows: &[RowName::Ram], floor: 0 }, Size::Shm).align(GIB),
+        Row::fixed_claim(RowName::SbiReserved, RAM..RAM + SBI_SIZE).reserved(),
         // An Image's header holds the size of what it leaves to the SBI as its text_offset.
-        Row::claim("kernel", Base::At(RAM), Size::Kernel { lowest: RAM }).within(&["ram"]).when(When::Flat(false)),
-        Row::claim("kernel", Base::At(RAM + SBI_SIZE), Size::Kernel { lowest: RAM })
-            .within(&["ram"])
+        Row::claim(RowName::Kernel, Base::At(RAM), Size::Kernel { lowest: RAM })
+            .within(&[RowName::Ram])
+            .when(When::Flat(false)),
+        Row::claim(RowName::Kernel, Base::At(RAM + SBI_SIZE), Size::Kernel { lowest: RAM })
+            .within(&[RowName::Ram])
             .when(When::Flat(true)),
-        Row::claim("initrd", Base::After { rows: &["kernel"], floor: RAM + SBI_SIZE }, Size::Initrd)
+        Row::claim(RowName::Initrd, Base::After { rows: &[RowName::Kernel], floor: RAM + SBI_SIZE }, Size::Initrd)
             .align(PAGE_SIZE)
-            .within(&["ram"]),
+            .within(&[RowName::Ram]),
     ],
-    window_region: "virtio",
+    window_region: RowName::Virtio,
     window_size: PAGE_SIZE,
     window_irqs: &[WINDOW_IRQS],
     // As many harts as QEMU's virt machine lets the PLIC's contexts serve.

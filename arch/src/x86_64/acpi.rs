@@ -14,32 +14,23 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use thiserror::Error;
 
+use super::devices::{ACPI_PM_PORTS, DsdtEntry, HardwareId, PcDevice, RESET_PORT, SCI_IRQ};
 use super::mptable::ioapic_id;
+use crate::device::{Device, DeviceKind, Place};
 
-/// The system control interrupt: IRQ 9, as on every PC; level-triggered and active high.
-pub const SCI_GSI: u8 = 9;
-/// First port of the `PM1a_EVT` block: status, then enable, 2 bytes each (section 4.8.3.1). The ports 0x600 to 0x60b
-/// are those of QEMU's `pc` machine, whose power-off port small kernels know by heart.
-pub const PM1A_EVENT_PORT: u16 = 0x600;
+/// First port of the `PM1a_EVT` block: status, then enable, 2 bytes each (section 4.8.3.1).
+const PM1A_EVENT_PORT: u16 = ACPI_PM_PORTS.start;
 /// `PM1a_CNT`, 2 bytes (section 4.8.3.2). A write with bit 13 (`SLP_EN`) set and 0 in bits 12:10 (`SLP_TYP`) enters
 /// S5.
-pub const PM1A_CONTROL_PORT: u16 = 0x604;
+const PM1A_CONTROL_PORT: u16 = PM1A_EVENT_PORT + 4;
 /// Power management timer, 4 bytes, read-only: counts at 3.579545 MHz through all 32 bits (section 4.8.3.3).
-pub const PM_TIMER_PORT: u16 = 0x608;
-/// Reset control register of Intel's chipsets (PIIX3 and later).
-pub const RESET_PORT: u16 = 0xcf9;
+const PM_TIMER_PORT: u16 = PM1A_EVENT_PORT + 8;
 /// What resets the machine when written to [`RESET_PORT`]: full reset (bit 2) of the system (bit 1).
-pub const RESET_VALUE: u8 = 0x06;
-/// First of the real-time clock's two ports: index, data.
-pub const RTC_PORT: u16 = 0x70;
-/// The real-time clock's ISA line.
-pub const RTC_IRQ: u8 = 8;
-/// QEMU's pvpanic port (docs/specs/pvpanic in QEMU).
-pub const PVPANIC_PORT: u16 = 0x505;
+const RESET_VALUE: u8 = 0x06;
 
 /// What the tables tell about a machine.
 #[derive(Clone, Debug, Default)]
-pub struct Platform {
+pub struct Platform<'a> {
     /// Processors, 1 to 64; their APIC IDs count from 0.
     pub cpus: u8,
     /// Guest physical address of the local APICs' registers.
@@ -48,34 +39,8 @@ pub struct Platform {
     pub ioapic: u32,
     /// There is a pair of 8259 PICs.
     pub pic: bool,
-    /// COM1 to COM4, where they exist.
-    pub com: [Option<SerialPort>; 4],
-    /// There is a real-time clock at [`RTC_PORT`].
-    pub rtc: bool,
-    /// There is a pvpanic device at [`PVPANIC_PORT`].
-    pub pvpanic: bool,
-    /// virtio devices on the MMIO transport, in the order of their unique IDs.
-    pub virtio_mmio: Vec<VirtioMmio>,
-}
-
-/// A 16550 serial port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SerialPort {
-    /// First of 8 I/O ports.
-    pub port: u16,
-    /// ISA line, which other ports may share.
-    pub irq: u8,
-}
-
-/// A virtio device on the MMIO transport with an edge-triggered, active-high interrupt of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VirtioMmio {
-    /// Guest physical address of the register window.
-    pub base: u32,
-    /// Size of the window in bytes.
-    pub len: u32,
-    /// Global system interrupt.
-    pub gsi: u32,
+    /// The devices that they tell of; virtio devices are numbered in this order.
+    pub devices: Vec<&'a Device>,
 }
 
 /// Why tables could not be built.
@@ -94,10 +59,13 @@ pub enum AcpiError {
     /// Device names have room for three hexadecimal digits.
     #[error("{0} virtio-mmio devices, but ACPI names tell only {MAX_VIRTIO_MMIO} apart")]
     TooManyDevices(usize),
+    /// A device that no PC has, or that is where its description cannot say.
+    #[error("ACPI tables of a PC cannot describe the device `{0}`")]
+    Device(&'static str),
 }
 
 /// The tables for guest physical addresses from `base` (a multiple of 64) to `end`, exclusive. The RSDP comes first.
-pub fn build(base: u64, end: u64, platform: &Platform) -> Result<Vec<u8>, AcpiError> {
+pub fn build(base: u64, end: u64, platform: &Platform<'_>) -> Result<Vec<u8>, AcpiError> {
     let mut blob = Blob { base, bytes: vec![0; Rsdp::len()] };
     let facs = blob.place(&FACS::new());
     let dsdt = blob.place(&dsdt(platform)?);
@@ -151,7 +119,7 @@ const CMOS_RTC_NOT_PRESENT: u16 = 1 << 5;
 const NO_C2_LATENCY: u16 = 101;
 const NO_C3_LATENCY: u16 = 1001;
 
-fn fadt(facs: u64, dsdt: u64, platform: &Platform) -> FADT {
+fn fadt(facs: u64, dsdt: u64, platform: &Platform<'_>) -> FADT {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .firmware_ctrl_64(facs)
         .dsdt_64(dsdt)
@@ -167,7 +135,7 @@ fn fadt(facs: u64, dsdt: u64, platform: &Platform) -> FADT {
     // SeaBIOS looks for devices in the DSDT, and knows the 32-bit pointer only.
     fadt.dsdt = u32::try_from(dsdt).unwrap_or(0).into();
     // SMI_CMD stays 0: the machine starts in ACPI mode and knows no other.
-    fadt.sci_int = u16::from(SCI_GSI).into();
+    fadt.sci_int = u16::from(SCI_IRQ).into();
     fadt.pm1a_evt_blk = u32::from(PM1A_EVENT_PORT).into();
     fadt.pm1_evt_len = 4;
     fadt.x_pm1a_evt_blk = port(PM1A_EVENT_PORT, 32, AccessSize::WordAccess);
@@ -181,7 +149,8 @@ fn fadt(facs: u64, dsdt: u64, platform: &Platform) -> FADT {
     fadt.p_lvl3_lat = NO_C3_LATENCY.into();
     fadt.reset_reg = port(RESET_PORT, 8, AccessSize::ByteAccess);
     fadt.reset_value = RESET_VALUE;
-    let rtc = if platform.rtc { 0 } else { CMOS_RTC_NOT_PRESENT };
+    let has_clock = platform.devices.iter().any(|device| device.kind == DeviceKind::Pc(PcDevice::Cmos));
+    let rtc = if has_clock { 0 } else { CMOS_RTC_NOT_PRESENT };
     fadt.iapc_boot_arch = (LEGACY_DEVICES | VGA_NOT_PRESENT | rtc).into();
     fadt.finalize()
 }
@@ -205,11 +174,11 @@ const PCAT_COMPAT: u32 = 1 << 0;
 ///
 /// No other line has one: IRQ n is GSI n, also for the timer, since KVM's default routing takes GSI 0 to pin 0.
 /// Without a PIT there is no timer on it at all.
-const SCI_OVERRIDE: [u8; 10] = [2, 10, 0, SCI_GSI, SCI_GSI, 0, 0, 0, 0b1101, 0];
+const SCI_OVERRIDE: [u8; 10] = [2, 10, 0, SCI_IRQ, SCI_IRQ, 0, 0, 0, 0b1101, 0];
 /// Local APIC NMI (section 5.2.12.7): LINT1 of every processor.
 const LINT1_NMI: [u8; 6] = [4, 6, 0xff, 0, 0, 1];
 
-fn madt(platform: &Platform) -> Sdt {
+fn madt(platform: &Platform<'_>) -> Sdt {
     let mut entries = Vec::new();
     for id in 0..platform.cpus {
         ProcessorLocalApic::new(id, id, EnabledStatus::Enabled).to_aml_bytes(&mut entries);
@@ -230,24 +199,27 @@ const DSDT_REVISION: u8 = 2;
 /// Present, enabled, shown, functioning (section 6.3.7).
 const STA_WORKING: u8 = 0x0f;
 
-fn dsdt(platform: &Platform) -> Result<Sdt, AcpiError> {
-    if platform.virtio_mmio.len() > MAX_VIRTIO_MMIO {
-        return Err(AcpiError::TooManyDevices(platform.virtio_mmio.len()));
+fn dsdt(platform: &Platform<'_>) -> Result<Sdt, AcpiError> {
+    let is_virtio = |device: &&&Device| device.kind == DeviceKind::VirtioMmio;
+    let virtio = platform.devices.iter().filter(is_virtio).count();
+    if virtio > MAX_VIRTIO_MMIO {
+        return Err(AcpiError::TooManyDevices(virtio));
     }
-    let mut devices = Vec::new();
-    for (index, port) in platform.com.iter().enumerate() {
-        if let Some(port) = port {
-            devices.extend(serial_port(index, *port));
+    let (mut devices, mut index) = (Vec::new(), 0);
+    for device in &platform.devices {
+        match device.kind {
+            DeviceKind::Pc(kind) => {
+                let entry = kind.dsdt(&device.place).map_err(|_| AcpiError::Device(device.name))?;
+                if let Some(entry) = entry {
+                    devices.extend(described(device, &entry)?);
+                }
+            }
+            DeviceKind::VirtioMmio => {
+                devices.extend(virtio_mmio(index, device)?);
+                index += 1;
+            }
+            DeviceKind::Arm(_) => return Err(AcpiError::Device(device.name)),
         }
-    }
-    if platform.rtc {
-        devices.extend(rtc());
-    }
-    if platform.pvpanic {
-        devices.extend(pvpanic());
-    }
-    for (index, window) in platform.virtio_mmio.iter().enumerate() {
-        devices.extend(virtio_mmio(index, *window));
     }
 
     // S5 with SLP_TYP 0 in both control registers; the other two elements are reserved.
@@ -258,37 +230,41 @@ fn dsdt(platform: &Platform) -> Result<Sdt, AcpiError> {
     Ok(dsdt)
 }
 
-fn serial_port(index: usize, serial: SerialPort) -> Vec<u8> {
-    let ports = aml::IO::new(serial.port, serial.port, 1, 8);
-    let shared = true;
-    device(
-        &format!("COM{}", index + 1),
-        &aml::EISAName::new("PNP0501"),
-        &[("_UID", &(index + 1))],
-        vec![&ports, &edge_interrupt(u32::from(serial.irq), shared)],
-    )
-}
-
-fn rtc() -> Vec<u8> {
-    let ports = aml::IO::new(RTC_PORT, RTC_PORT, 1, 2);
-    device("RTC_", &aml::EISAName::new("PNP0B00"), &[], vec![&ports, &edge_interrupt(u32::from(RTC_IRQ), false)])
-}
-
-/// The identifier is QEMU's, for which Linux has a driver (drivers/misc/pvpanic/pvpanic-mmio.c).
-fn pvpanic() -> Vec<u8> {
-    let port = aml::IO::new(PVPANIC_PORT, PVPANIC_PORT, 1, 1);
-    device("PEVT", &"QEMU0001", &[("_STA", &STA_WORKING)], vec![&port])
+/// A device of a PC, by its entry. Those that are described have ports.
+fn described(placed: &Device, entry: &DsdtEntry) -> Result<Vec<u8>, AcpiError> {
+    let Place::Ports(range) = &placed.place else { return Err(AcpiError::Device(placed.name)) };
+    let ports = aml::IO::new(range.start, range.start, 1, (range.end - range.start) as u8);
+    let interrupt = placed.irq.map(|irq| edge_interrupt(irq, entry.shares_irq));
+    let mut resources: Vec<&dyn Aml> = vec![&ports];
+    resources.extend(interrupt.iter().map(|interrupt| interrupt as &dyn Aml));
+    let number = entry.number.unwrap_or_default();
+    let mut objects: Vec<(&str, &dyn Aml)> = Vec::new();
+    if entry.number.is_some() {
+        objects.push(("_UID", &number));
+    }
+    if entry.has_status {
+        objects.push(("_STA", &STA_WORKING));
+    }
+    Ok(match entry.id {
+        HardwareId::Eisa(id) => device(&entry.name, &aml::EISAName::new(id), &objects, resources),
+        HardwareId::Text(id) => device(&entry.name, &id, &objects, resources),
+    })
 }
 
 /// The identifier is the one that Linux's driver for the MMIO transport binds to (`drivers/virtio/virtio_mmio.c`).
-fn virtio_mmio(index: usize, window: VirtioMmio) -> Vec<u8> {
-    let registers = aml::Memory32Fixed::new(true, window.base, window.len);
-    device(
+fn virtio_mmio(index: usize, placed: &Device) -> Result<Vec<u8>, AcpiError> {
+    let unfit = || AcpiError::Device(placed.name);
+    let (range, irq) = placed.place.mmio().zip(placed.irq).ok_or_else(unfit)?;
+    // The descriptor has 32 bits for each.
+    let base = u32::try_from(range.start).map_err(|_| unfit())?;
+    let len = u32::try_from(range.end - range.start).map_err(|_| unfit())?;
+    let registers = aml::Memory32Fixed::new(true, base, len);
+    Ok(device(
         &format!("V{index:03X}"),
         &"LNRO0005",
         &[("_UID", &index), ("_CCA", &aml::ONE)],
-        vec![&registers, &edge_interrupt(window.gsi, false)],
-    )
+        vec![&registers, &edge_interrupt(irq, false)],
+    ))
 }
 
 /// A device with its hardware ID, further named objects, and current resources.
@@ -317,23 +293,35 @@ fn aml_bytes(object: &dyn Aml) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aarch64::devices::ArmDevice;
+    use std::ops::Range;
 
     const BASE: u64 = 0xe_0000;
     const END: u64 = 0xf_0000;
 
-    fn platform(cpus: u8, virtio: u32) -> Platform {
-        Platform {
-            cpus,
-            lapic: 0xfee0_0000,
-            ioapic: 0xfec0_0000,
-            pic: true,
-            com: [Some(SerialPort { port: 0x3f8, irq: 4 }), None, Some(SerialPort { port: 0x3e8, irq: 4 }), None],
-            rtc: true,
-            pvpanic: true,
-            virtio_mmio: (0..virtio)
-                .map(|n| VirtioMmio { base: 0xd000_0000 + 0x1000 * n, len: 0x1000, gsi: 5 + n })
-                .collect(),
-        }
+    fn pc(kind: PcDevice, ports: Range<u16>, irq: Option<u32>) -> Device {
+        Device { kind: DeviceKind::Pc(kind), name: "device", place: Place::Ports(ports), irq }
+    }
+
+    fn window(n: u32) -> Device {
+        let base = 0xd000_0000 + 0x1000 * u64::from(n);
+        Device { kind: DeviceKind::VirtioMmio, name: "blk", place: Place::Mmio(base..base + 0x1000), irq: Some(5 + n) }
+    }
+
+    fn devices(virtio: u32) -> Vec<Device> {
+        let mut devices = vec![
+            pc(PcDevice::Serial, 0x3f8..0x400, Some(4)),
+            pc(PcDevice::Serial, 0x3e8..0x3f0, Some(4)),
+            pc(PcDevice::Cmos, 0x70..0x72, Some(8)),
+            pc(PcDevice::PvPanic, 0x505..0x506, None),
+        ];
+        devices.extend((0..virtio).map(window));
+        devices
+    }
+
+    fn platform(cpus: u8, devices: &[Device]) -> Platform<'_> {
+        let devices = devices.iter().collect();
+        Platform { cpus, lapic: 0xfee0_0000, ioapic: 0xfec0_0000, pic: true, devices }
     }
 
     fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -387,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_kernel_finds_every_table_intact() {
-        let blob = build(BASE, END, &platform(2, 3)).unwrap();
+        let blob = build(BASE, END, &platform(2, &devices(3))).unwrap();
         assert_eq!((&blob[..8], blob[15]), (&b"RSD PTR "[..], 2));
         assert_eq!((sum(&blob[..20]), sum(&blob[..36])), (0, 0));
         let fadt = find(&blob, *b"FACP");
@@ -399,16 +387,16 @@ mod tests {
 
     #[test]
     fn the_largest_machine_fits_and_a_larger_one_is_refused() {
-        assert!(build(BASE, END, &platform(64, 17)).unwrap().len() <= 0x1_0000);
-        let error = build(BASE, END, &platform(64, 1000)).unwrap_err();
+        assert!(build(BASE, END, &platform(64, &devices(17))).unwrap().len() <= 0x1_0000);
+        let error = build(BASE, END, &platform(64, &devices(1000))).unwrap_err();
         assert!(matches!(error, AcpiError::TooLarge { base: BASE, end: END, size } if size > 0x1_0000), "{error}");
-        let error = build(BASE, END, &platform(1, 0x1001)).unwrap_err();
+        let error = build(BASE, END, &platform(1, &devices(0x1001))).unwrap_err();
         assert_eq!(error, AcpiError::TooManyDevices(0x1001));
     }
 
     #[test]
     fn fadt_names_the_fixed_registers() {
-        let blob = build(BASE, END, &platform(1, 0)).unwrap();
+        let blob = build(BASE, END, &platform(1, &devices(0))).unwrap();
         let fadt = find(&blob, *b"FACP");
         assert_eq!((fadt.len(), fadt[8], fadt[131]), (276, 6, 3));
         assert_eq!((word(fadt, 46), dword(fadt, 48)), (9, 0), "SCI and SMI_CMD");
@@ -423,15 +411,29 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_cannot_be_described_is_an_error() {
+        let arm = Device { kind: DeviceKind::Arm(ArmDevice::Pl031), ..window(0) };
+        let high = Device { place: Place::Mmio(1 << 32..(1 << 32) + 0x1000), ..window(0) };
+        let silent = Device { irq: None, ..window(0) };
+        for odd in [arm, high, silent, pc(PcDevice::Serial, 0x3f0..0x3f8, Some(4))] {
+            let error = build(BASE, END, &platform(1, std::slice::from_ref(&odd))).unwrap_err();
+            assert_eq!(error, AcpiError::Device(odd.name), "{odd:?}");
+        }
+    }
+
+    #[test]
     fn an_absent_clock_is_told_in_the_fadt() {
-        let blob = build(BASE, END, &Platform { rtc: false, ..platform(1, 0) }).unwrap();
+        let devices = devices(0);
+        let mut platform = platform(1, &devices);
+        platform.devices.retain(|device| device.kind != DeviceKind::Pc(PcDevice::Cmos));
+        let blob = build(BASE, END, &platform).unwrap();
         assert_eq!(word(find(&blob, *b"FACP"), 109), 0b10_0101);
         assert_eq!(count(dsdt_of(&blob), b"RTC_"), 0);
     }
 
     #[test]
     fn madt_lists_processors_ioapic_and_lines() {
-        let blob = build(BASE, END, &platform(2, 0)).unwrap();
+        let blob = build(BASE, END, &platform(2, &devices(0))).unwrap();
         let madt = find(&blob, *b"APIC");
         assert_eq!((dword(madt, 36), dword(madt, 40)), (0xfee0_0000, 1));
         let expected: &[&[u8]] = &[
@@ -442,20 +444,20 @@ mod tests {
             &[4, 6, 0xff, 0, 0, 1],
         ];
         assert_eq!(madt[44..], expected.concat());
-        let blob = build(BASE, END, &Platform { pic: false, ..platform(2, 0) }).unwrap();
+        let blob = build(BASE, END, &Platform { pic: false, ..platform(2, &devices(0)) }).unwrap();
         assert_eq!(dword(find(&blob, *b"APIC"), 40), 0, "no PIC, no PCAT_COMPAT");
     }
 
     #[test]
     fn power_off_is_sleep_type_zero() {
-        let blob = build(BASE, END, &platform(1, 0)).unwrap();
+        let blob = build(BASE, END, &platform(1, &devices(0))).unwrap();
         let s5 = b"\x08\\_S5_\x12\x06\x04\x00\x00\x00\x00";
         assert_eq!(count(dsdt_of(&blob), s5), 1);
     }
 
     #[test]
     fn devices_stand_in_the_dsdt_with_their_resources() {
-        let blob = build(BASE, END, &platform(1, 2)).unwrap();
+        let blob = build(BASE, END, &platform(1, &devices(2))).unwrap();
         let dsdt = dsdt_of(&blob);
         let once: [&[u8]; 9] = [
             b"COM1\x08_HID\x0c\x41\xd0\x05\x01\x08_UID\x01",

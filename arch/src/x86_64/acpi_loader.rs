@@ -40,7 +40,7 @@ const FADT_POINTERS: [(u32, u8); 3] = [(40, 4), (132, POINTER_SIZE), (140, POINT
 const POINTER_SIZE: u8 = 8;
 
 /// The three files with their names.
-pub fn files(platform: &Platform) -> Result<[(&'static str, Vec<u8>); 3], AcpiError> {
+pub fn files(platform: &Platform<'_>) -> Result<[(&'static str, Vec<u8>); 3], AcpiError> {
     let mut tables = acpi::build(0, u32::MAX.into(), platform)?;
     let rsdp = tables[..RSDP_SIZE].to_vec();
     // A guest that searches for the root pointer must not find this one, which no command completes: qboot puts the tables where

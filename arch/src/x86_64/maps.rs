@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::map::{Arch, Base, Boot, Extent, Kind, Layout, MemoryMap, PAGE_SIZE, Row, Size, When};
+use crate::device::Board;
+use crate::map::{Arch, Base, Boot, Extent, Kind, Layout, MemoryMap, PAGE_SIZE, Row, RowName, Size, When};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -28,8 +29,9 @@ const MAX_VCPUS: &[(When, u32)] = &[(When::Always, 64)];
 pub static KRUN: Layout = Layout {
     name: "krun",
     arch: Arch::X86_64,
+    board: Board::Pc,
     rows: &KRUN_ROWS,
-    window_region: "mmio_window",
+    window_region: RowName::MmioWindow,
     window_size: PAGE_SIZE,
     window_irqs: WINDOW_IRQS,
     max_vcpus: MAX_VCPUS,
@@ -39,82 +41,87 @@ pub static KRUN: Layout = Layout {
 pub static CROSVM: Layout = Layout {
     name: "crosvm",
     arch: Arch::X86_64,
+    board: Board::Pc,
     rows: &CROSVM_ROWS,
-    window_region: "low_mmio",
+    window_region: RowName::LowMmio,
     window_size: PAGE_SIZE,
     window_irqs: WINDOW_IRQS,
     max_vcpus: MAX_VCPUS,
 };
 
 /// The regions that may hold a kernel that names its own addresses.
-const RAM: &[&str] = &["low_ram", "high_ram"];
+const RAM: &[RowName] = &[RowName::LowRam, RowName::HighRam];
 
 const KRUN_ROWS: [Row; 6 + COMMON_CLAIMS.len() + 3] = join(
     [
-        Row::region("low_ram", Kind::Ram, Base::At(0), Size::Ram { max: 0xC000_0000 }),
-        Row::fixed("pci_hole", Kind::Pci, 0xC000_0000..0xFEC0_0000),
-        Row::fixed("mmio_window", Kind::Mmio, 0xFEC0_0000..0xFF00_0000),
-        Row::fixed("firmware", Kind::Firmware, 0xFF00_0000..HIGH_RAM),
-        Row::region("high_ram", Kind::Ram, Base::At(HIGH_RAM), Size::Ram { max: u64::MAX }),
-        Row::region("shm", Kind::Shm, Base::After { rows: &["high_ram"], floor: HIGH_RAM }, Size::Shm).align(GIB),
+        Row::region(RowName::LowRam, Kind::Ram, Base::At(0), Size::Ram { max: 0xC000_0000 }),
+        Row::fixed(RowName::PciHole, Kind::Pci, 0xC000_0000..0xFEC0_0000),
+        Row::fixed(RowName::MmioWindow, Kind::Mmio, 0xFEC0_0000..0xFF00_0000),
+        Row::fixed(RowName::Firmware, Kind::Firmware, 0xFF00_0000..HIGH_RAM),
+        Row::region(RowName::HighRam, Kind::Ram, Base::At(HIGH_RAM), Size::Ram { max: u64::MAX }),
+        Row::region(RowName::Shm, Kind::Shm, Base::After { rows: &[RowName::HighRam], floor: HIGH_RAM }, Size::Shm)
+            .align(GIB),
     ],
     [
-        Row::fixed_claim("boot_stack", 0x8000..0x9000).when(LINUX),
-        Row::claim("kernel", Base::At(MIB), Size::Kernel { lowest: MIB }).within(RAM),
-        Row::claim("initrd", Base::TopOf { row: "low_ram", above: &["kernel"] }, Size::Initrd)
+        Row::fixed_claim(RowName::BootStack, 0x8000..0x9000).when(LINUX),
+        Row::claim(RowName::Kernel, Base::At(MIB), Size::Kernel { lowest: MIB }).within(RAM),
+        Row::claim(RowName::Initrd, Base::TopOf { row: RowName::LowRam, above: &[RowName::Kernel] }, Size::Initrd)
             .align(PAGE_SIZE)
-            .within(&["low_ram"]),
+            .within(&[RowName::LowRam]),
     ],
 );
 
 const CROSVM_ROWS: [Row; 8 + COMMON_CLAIMS.len() + 2] = join(
     [
-        Row::region("low_ram", Kind::Ram, Base::At(0), Size::Ram { max: 0xD000_0000 }),
-        Row::fixed("low_mmio", Kind::Mmio, 0xD000_0000..0xF400_0000),
-        Row::fixed("pcie_ecam", Kind::Pci, 0xF400_0000..0xF800_0000),
-        Row::fixed("reserved", Kind::Reserved, 0xF800_0000..0xFF00_0000),
-        Row::fixed("firmware", Kind::Firmware, 0xFF00_0000..HIGH_RAM),
-        Row::region("high_ram", Kind::Ram, Base::At(HIGH_RAM), Size::Ram { max: u64::MAX }),
-        Row::region("shm", Kind::Shm, Base::After { rows: &["high_ram"], floor: HIGH_RAM }, Size::Shm).align(GIB),
+        Row::region(RowName::LowRam, Kind::Ram, Base::At(0), Size::Ram { max: 0xD000_0000 }),
+        Row::fixed(RowName::LowMmio, Kind::Mmio, 0xD000_0000..0xF400_0000),
+        Row::fixed(RowName::PcieEcam, Kind::Pci, 0xF400_0000..0xF800_0000),
+        Row::fixed(RowName::Reserved, Kind::Reserved, 0xF800_0000..0xFF00_0000),
+        Row::fixed(RowName::Firmware, Kind::Firmware, 0xFF00_0000..HIGH_RAM),
+        Row::region(RowName::HighRam, Kind::Ram, Base::At(HIGH_RAM), Size::Ram { max: u64::MAX }),
+        Row::region(RowName::Shm, Kind::Shm, Base::After { rows: &[RowName::HighRam], floor: HIGH_RAM }, Size::Shm)
+            .align(GIB),
         Row::region(
-            "high_mmio",
+            RowName::HighMmio,
             Kind::Mmio,
-            Base::After { rows: &["high_ram", "shm"], floor: HIGH_RAM },
+            Base::After { rows: &[RowName::HighRam, RowName::Shm], floor: HIGH_RAM },
             Size::ToLimit,
         )
         .align(GIB),
     ],
     [
-        Row::claim("kernel", Base::At(2 * MIB), Size::Kernel { lowest: MIB }).within(RAM),
-        Row::claim("initrd", Base::After { rows: &["kernel"], floor: 2 * MIB }, Size::Initrd)
+        Row::claim(RowName::Kernel, Base::At(2 * MIB), Size::Kernel { lowest: MIB }).within(RAM),
+        Row::claim(RowName::Initrd, Base::After { rows: &[RowName::Kernel], floor: 2 * MIB }, Size::Initrd)
             .align(PAGE_SIZE)
-            .within(&["low_ram"]),
+            .within(&[RowName::LowRam]),
     ],
 );
 
 /// Claims of both layouts: chip carve-outs, the firmware's image, and what lies in low memory before a kernel runs.
 const COMMON_CLAIMS: [Row; 19] = [
-    Row::fixed_claim("ioapic", 0xFEC0_0000..0xFEC0_1000),
-    Row::fixed_claim("hpet", 0xFED0_0000..0xFED0_1000),
+    Row::fixed_claim(RowName::IoApic, 0xFEC0_0000..0xFEC0_1000),
+    Row::fixed_claim(RowName::Hpet, 0xFED0_0000..0xFED0_1000),
     // The LAPIC's page and the range that message-signalled interrupts are written to.
-    Row::fixed_claim("lapic", 0xFEE0_0000..0xFEF0_0000),
+    Row::fixed_claim(RowName::Lapic, 0xFEE0_0000..0xFEF0_0000),
     // KVM_SET_IDENTITY_MAP_ADDR and KVM_SET_TSS_ADDR: Intel hosts without unrestricted guest need them.
-    Row::fixed_claim("identity_map", 0xFEFF_C000..0xFEFF_D000),
-    Row::fixed_claim("tss", 0xFEFF_D000..0xFF00_0000),
-    Row::claim("firmware_image", Base::EndingAt(HIGH_RAM), Size::Firmware).within(&["firmware"]).when(FIRMWARE),
-    Row::claim("firmware_low", Base::EndingAt(MIB), Size::FirmwareTail { max: FIRMWARE_TAIL }).when(FIRMWARE),
-    Row::fixed_claim("gdt", 0x500..0x520).when(LINUX),
-    Row::fixed_claim("idt", 0x520..0x528).when(LINUX),
-    Row::fixed_claim("zero_page", 0x7000..0x8000).when(LINUX),
-    Row::fixed_claim("pml4", 0x9000..0xA000).when(LINUX),
-    Row::fixed_claim("pdpte", 0xA000..0xB000).when(LINUX),
-    Row::fixed_claim("pde", 0xB000..0xC000).when(LINUX),
-    Row::fixed_claim("cmdline", 0x2_0000..0x2_0800).when(LINUX),
-    Row::fixed_claim("setup_data", 0x2_0800..0x8_0000).when(LINUX),
-    Row::fixed_claim("boot_info", 0x8_0000..0x9_0000).when(KERNEL),
-    Row::fixed_claim("ebda", LEGACY_AREA.start..0xA_0000).when(KERNEL).reserved(),
-    Row::fixed_claim("acpi", 0xE_0000..0xF_0000).when(KERNEL).reserved(),
-    Row::fixed_claim("mptable", 0xF_0000..0x10_0000).when(KERNEL).reserved(),
+    Row::fixed_claim(RowName::IdentityMap, 0xFEFF_C000..0xFEFF_D000),
+    Row::fixed_claim(RowName::Tss, 0xFEFF_D000..0xFF00_0000),
+    Row::claim(RowName::FirmwareImage, Base::EndingAt(HIGH_RAM), Size::Firmware)
+        .within(&[RowName::Firmware])
+        .when(FIRMWARE),
+    Row::claim(RowName::FirmwareLow, Base::EndingAt(MIB), Size::FirmwareTail { max: FIRMWARE_TAIL }).when(FIRMWARE),
+    Row::fixed_claim(RowName::Gdt, 0x500..0x520).when(LINUX),
+    Row::fixed_claim(RowName::Idt, 0x520..0x528).when(LINUX),
+    Row::fixed_claim(RowName::ZeroPage, 0x7000..0x8000).when(LINUX),
+    Row::fixed_claim(RowName::Pml4, 0x9000..0xA000).when(LINUX),
+    Row::fixed_claim(RowName::Pdpte, 0xA000..0xB000).when(LINUX),
+    Row::fixed_claim(RowName::Pde, 0xB000..0xC000).when(LINUX),
+    Row::fixed_claim(RowName::Cmdline, 0x2_0000..0x2_0800).when(LINUX),
+    Row::fixed_claim(RowName::SetupData, 0x2_0800..0x8_0000).when(LINUX),
+    Row::fixed_claim(RowName::BootInfo, 0x8_0000..0x9_0000).when(KERNEL),
+    Row::fixed_claim(RowName::Ebda, LEGACY_AREA.start..0xA_0000).when(KERNEL).reserved(),
+    Row::fixed_claim(RowName::Acpi, 0xE_0000..0xF_0000).when(KERNEL).reserved(),
+    Row::fixed_claim(RowName::MpTable, 0xF_0000..0x10_0000).when(KERNEL).reserved(),
 ];
 
 /// A table of the regions, the common claims and the layout's own.

@@ -4,6 +4,7 @@ pub mod acpi;
 pub mod acpi_loader;
 pub mod boot;
 pub mod cpu;
+pub mod devices;
 pub mod maps;
 pub mod mptable;
 pub mod multiboot;

@@ -23,6 +23,7 @@
 //! nothing sets remote IRR, whatever trigger mode the guest chose.
 
 use crate::bus::BusDevice;
+use crate::interrupt::EndOfInterrupt;
 
 /// Pins, as on every PC.
 pub const PINS: u8 = 24;
@@ -92,15 +93,6 @@ impl IoApic {
         Self { select: 0, id: u32::from(id) << ID_SHIFT & ID_MASK, entries: [MASKED; PINS as usize], router }
     }
 
-    /// A local APIC ended the interrupt `vector`: clears remote IRR of the level-triggered entries that have it.
-    pub fn end_of_interrupt(&mut self, vector: u8) {
-        for entry in &mut self.entries {
-            if *entry & VECTOR == u64::from(vector) && *entry & LEVEL != 0 {
-                *entry &= !REMOTE_IRR;
-            }
-        }
-    }
-
     fn read_selected(&self) -> u32 {
         match self.select {
             INDEX_ID | INDEX_ARBITRATION => self.id,
@@ -130,6 +122,17 @@ impl IoApic {
         let after = message(*entry);
         if before != after {
             self.router.route(pin, after);
+        }
+    }
+}
+
+impl EndOfInterrupt for IoApic {
+    /// Clears remote IRR of the level-triggered entries that have the vector.
+    fn end_of_interrupt(&mut self, vector: u8) {
+        for entry in &mut self.entries {
+            if *entry & VECTOR == u64::from(vector) && *entry & LEVEL != 0 {
+                *entry &= !REMOTE_IRR;
+            }
         }
     }
 }

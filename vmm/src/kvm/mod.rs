@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
+use carpel_arch::map::{Boot, MissingRow, RowName};
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::legacy::ioapic::MsiRouter;
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
@@ -95,6 +96,9 @@ pub enum KvmError {
         /// The cause.
         source: LoadError,
     },
+    /// The map lacks what the machine needs.
+    #[error(transparent)]
+    Map(#[from] MissingRow),
     /// A boot structure does not fit.
     #[error("Cannot build the boot structures: {0}")]
     Boot(String),
@@ -220,15 +224,16 @@ pub fn make_vcpus(kvm: &Kvm, vcpu_setup: &Receiver<VcpuSetup>) -> Result<Vec<Vcp
 /// Loads the guest's files.
 pub fn load(plan: &Plan, files: &Files, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
     let load = |what| move |source| KvmError::Load { what, source };
-    let kernel_start = plan.map.claim("kernel").map_or(0, |claim| claim.start);
-    if let Some(source) = &files.kernel {
+    // Firmware loads by itself the kernel that it is handed.
+    if let Some(source) = files.kernel.as_ref().filter(|_| plan.kernel.boot != Boot::Firmware) {
+        let kernel_start = plan.map.need_claim(RowName::Kernel)?.start;
         plan.kernel.load(source, memory, kernel_start).map_err(load("kernel"))?;
     }
-    if let (Some(source), Some(claim)) = (&files.initrd, plan.map.claim("initrd")) {
+    if let (Some(source), Some(claim)) = (&files.initrd, plan.map.claim(RowName::Initrd)) {
         source.load(memory, 0, claim.size(), claim.start).map_err(load("initial RAM disk"))?;
     }
     // All of the image or the end of it: where the map has it in RAM.
-    let firmware = ["firmware", "firmware_low"].iter().find_map(|name| plan.map.claim(name));
+    let firmware = [RowName::Firmware, RowName::FirmwareLow].into_iter().find_map(|name| plan.map.claim(name));
     if let (Some(source), Some(claim)) = (&files.firmware, firmware) {
         let offset = source.size().saturating_sub(claim.size());
         source.load(memory, offset, claim.size(), claim.start).map_err(load("firmware"))?;

@@ -1,6 +1,6 @@
 //! One vCPU of KVM's: running it, and translating its exits.
 
-use carpel_arch::x86_64::paging::Registers;
+use carpel_arch::VirtualMapRegisters;
 use carpel_devices::event::GuestEvent;
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -73,9 +73,9 @@ impl Vcpu {
         host::is_halted(&self.fd)
     }
 
-    /// The registers that decide about its virtual map, where they can be read.
-    pub fn paging(&self) -> Option<Registers> {
-        host::paging(&self.fd)
+    /// The registers that decide about its virtual map, where that can be read.
+    pub fn virtual_map_registers(&self) -> Option<VirtualMapRegisters> {
+        host::virtual_map_registers(&self.fd)
     }
 
     fn port_exit(&mut self) -> Exit<'_> {

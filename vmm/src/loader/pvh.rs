@@ -1,7 +1,7 @@
 //! What a PVH guest is handed, `struct hvm_start_info`. Sources: Xen, docs/misc/pvh.pandoc and
 //! xen/include/public/arch-x86/hvm/start_info.h.
 
-use carpel_arch::map::MemoryMap;
+use carpel_arch::map::{MemoryMap, MissingRow, RowName};
 use carpel_arch::x86_64::maps::e820;
 use carpel_arch::x86_64::structures::Structures;
 use linux_loader::loader::elf::start_info::{
@@ -15,11 +15,11 @@ const VERSION: u32 = 1;
 
 /// Builds the structure, at guest physical address `base`, followed by all that it points to: the command line, the
 /// initial RAM disk as the only module, and the memory map.
-pub fn build(base: u32, map: &MemoryMap, cmdline: &str) -> Vec<u8> {
+pub fn build(base: u32, map: &MemoryMap, cmdline: &str) -> Result<Vec<u8>, MissingRow> {
     let mut structures = Structures::new(base, size_of::<hvm_start_info>());
     let cmdline = structures.add_string(cmdline);
     let modules: Vec<hvm_modlist_entry> = map
-        .claim("initrd")
+        .claim(RowName::Initrd)
         .map(|initrd| hvm_modlist_entry { paddr: initrd.start, size: initrd.size(), ..Default::default() })
         .into_iter()
         .collect();
@@ -40,13 +40,13 @@ pub fn build(base: u32, map: &MemoryMap, cmdline: &str) -> Vec<u8> {
         nr_modules: modules.len() as u32,
         modlist_paddr: modules_at.into(),
         cmdline_paddr: cmdline.into(),
-        rsdp_paddr: map.claim("acpi").map_or(0, |claim| claim.start),
+        rsdp_paddr: map.need_claim(RowName::Acpi)?.start,
         memmap_paddr: memory_at.into(),
         memmap_entries: memory.len() as u32,
         ..Default::default()
     };
     structures.set(0, info.as_slice());
-    structures.into_bytes()
+    Ok(structures.into_bytes())
 }
 
 #[cfg(test)]
@@ -65,7 +65,7 @@ mod tests {
     fn info(initrd: u64) -> Vec<u8> {
         let kernel = Some(KernelExtent::Fixed { start: 16 << 20, end: 32 << 20 });
         let inputs = Inputs { boot: Boot::Pvh, kernel, initrd, ..Inputs::new(Arch::X86_64, 64 << 20) };
-        build(BASE, &carpel_arch::resolve(&KRUN, &inputs).unwrap(), "quiet")
+        build(BASE, &carpel_arch::resolve(&KRUN, &inputs).unwrap(), "quiet").unwrap()
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The zero page (`struct boot_params`) of the x86 64-bit boot protocol. Source: Linux,
 //! Documentation/arch/x86/zero-page.rst and boot.rst.
 
-use carpel_arch::map::MemoryMap;
+use carpel_arch::map::{MemoryMap, MissingRow, RowName};
 use carpel_arch::x86_64::maps::e820;
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::ByteValued;
@@ -18,7 +18,7 @@ const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
 
 /// Builds the zero page of a kernel in this map, whose command line has `cmdline_size` bytes without the final NUL.
-pub fn build(map: &MemoryMap, kernel: &Kernel, cmdline_size: usize) -> Vec<u8> {
+pub fn build(map: &MemoryMap, kernel: &Kernel, cmdline_size: usize) -> Result<Vec<u8>, MissingRow> {
     let mut header = setup_header::default();
     // A newer kernel's header may be longer than the structure; what no field here names is of no use to it.
     let known = kernel.setup_header.len().min(header.as_slice().len());
@@ -30,12 +30,12 @@ pub fn build(map: &MemoryMap, kernel: &Kernel, cmdline_size: usize) -> Vec<u8> {
         header.kernel_alignment = ELF_ALIGNMENT;
     }
     header.type_of_loader = LOADER_UNDEFINED;
-    let start = |name| map.claim(name).map_or(0, |claim| claim.start);
-    let cmdline = start("cmdline");
+    let cmdline = map.need_claim(RowName::Cmdline)?.start;
     (header.cmd_line_ptr, header.cmdline_size) = (cmdline as u32, cmdline_size as u32);
 
-    let mut page = boot_params { acpi_rsdp_addr: start("acpi"), ext_cmd_line_ptr: high(cmdline), ..Default::default() };
-    if let Some(initrd) = map.claim("initrd") {
+    let acpi_rsdp_addr = map.need_claim(RowName::Acpi)?.start;
+    let mut page = boot_params { acpi_rsdp_addr, ext_cmd_line_ptr: high(cmdline), ..Default::default() };
+    if let Some(initrd) = map.claim(RowName::Initrd) {
         (header.ramdisk_image, page.ext_ramdisk_image) = (initrd.start as u32, high(initrd.start));
         (header.ramdisk_size, page.ext_ramdisk_size) = (initrd.size() as u32, high(initrd.size()));
     }
@@ -47,7 +47,7 @@ pub fn build(map: &MemoryMap, kernel: &Kernel, cmdline_size: usize) -> Vec<u8> {
         let r#type = if entry.usable { E820_RAM } else { E820_RESERVED };
         *slot = boot_e820_entry { addr: entry.start, size: entry.end - entry.start, r#type };
     }
-    page.as_slice().to_vec()
+    Ok(page.as_slice().to_vec())
 }
 
 const fn high(value: u64) -> u32 {
@@ -71,7 +71,7 @@ mod tests {
         let kernel = Kernel::probe(Arch::X86_64, &Source::from_bytes(&image()), None).unwrap();
         let inputs = Inputs { kernel: Some(kernel.extent), initrd: 0x1234, ..Inputs::new(Arch::X86_64, 4 << 30) };
         let map = carpel_arch::resolve(&KRUN, &inputs).unwrap();
-        let page = build(&map, &kernel, 7);
+        let page = build(&map, &kernel, 7).unwrap();
         assert_eq!(page.len(), 4096);
         assert_eq!(&page[0x202..0x206], b"HdrS");
         assert_eq!(page[0x210], 0xFF);

@@ -1,14 +1,13 @@
-//! The devices that every machine of an architecture has: where they are, and how they are made.
+//! The devices that a machine comes with, made and put where the plan has them.
 
 mod aarch64;
 mod x86_64;
 
-use std::fmt;
 use std::io::Write;
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use carpel_arch::map::{Address, Arch, MemoryMap};
+use carpel_arch::aarch64::devices::ArmDevice;
+use carpel_arch::{Board, Device, DeviceKind, Place};
 use carpel_devices::bus::{BusDevice, BusError};
 use carpel_devices::console::ConsolePort;
 use carpel_devices::interrupt::IrqLine;
@@ -47,96 +46,6 @@ pub static IRQCHIP: Kind = Kind {
     single: false,
 };
 
-/// The devices that a machine can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// The first serial port, a 16550A.
-    Serial,
-    /// The serial port of Arm boards.
-    Pl011,
-    /// The real-time clock of Arm boards.
-    Pl031,
-    /// The general-purpose lines of Arm boards.
-    Pl061,
-    /// The flash in which firmware of Arm boards keeps its variables.
-    CfiFlash,
-    /// The keyboard controller, for its reset line.
-    I8042,
-    /// System control port B, where KVM has no PIT that would serve it.
-    Port61,
-    /// A VGA adapter's registers.
-    Vga,
-    /// The real-time clock.
-    Cmos,
-    /// ACPI's fixed power management registers.
-    AcpiPm,
-    /// The reset control register.
-    Reset,
-    /// QEMU's isa-debug-exit.
-    DebugExit,
-    /// The panic notification device.
-    PvPanic,
-    /// A PCI host bridge, with the reset control register among its ports.
-    HostBridge,
-    /// What firmware says of itself.
-    DebugConsole,
-    /// What firmware is told of the machine.
-    FwCfg,
-    /// The IOAPIC of a split interrupt controller.
-    IoApic,
-}
-
-impl Device {
-    /// What Linux calls it as a console; none if it is no serial port.
-    pub const fn console(self) -> Option<&'static str> {
-        match self {
-            Self::Serial => Some("ttyS0"),
-            Self::Pl011 => Some("ttyAMA0"),
-            _ => None,
-        }
-    }
-}
-
-/// A device and where it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
-    /// Which device.
-    pub device: Device,
-    /// Its name in messages.
-    pub name: &'static str,
-    /// Its registers.
-    pub place: Place,
-    /// Its interrupt: a GSI.
-    pub irq: Option<u32>,
-}
-
-/// Where registers are. Ends are exclusive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Port I/O.
-    Ports(Range<u16>),
-    /// Guest physical addresses.
-    Mmio(Range<u64>),
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ports(range) => write!(f, "ports {:#x}-{:#x}", range.start, range.end),
-            Self::Mmio(range) => write!(f, "{}-{}", Address(range.start), Address(range.end)),
-        }
-    }
-}
-
-/// The devices of a machine with this map.
-pub fn place(map: &MemoryMap, irqchip: IrqchipMode) -> Vec<Placed> {
-    match map.arch {
-        Arch::X86_64 => x86_64::place(map, irqchip),
-        Arch::Aarch64 => aarch64::place(map),
-        Arch::Riscv64 => Vec::new(),
-    }
-}
-
 /// Makes the devices of the plan; firmware reads some of the files through one of them. The first serial port prints to `console`;
 /// what devices report goes to `shutdown`.
 pub fn build(
@@ -147,9 +56,9 @@ pub fn build(
     shutdown: &Arc<Shutdown>,
 ) -> Result<(Buses, Arc<Mutex<dyn ConsolePort>>), MachineError> {
     let port = console_port(vm, plan, console)?;
-    let buses = match plan.map.arch {
-        Arch::X86_64 => x86_64::build(vm, plan, files, &port, shutdown)?,
-        Arch::Aarch64 | Arch::Riscv64 => aarch64::build(vm, plan, &port)?,
+    let buses = match plan.map.board {
+        Board::Pc => x86_64::build(vm, plan, files, &port, shutdown)?,
+        Board::ArmCrosvm | Board::ArmVirt | Board::RiscvVirt => aarch64::build(vm, plan, &port)?,
     };
     Ok((buses, port))
 }
@@ -166,18 +75,74 @@ fn console_port(
     if let Some(irq) = placed.and_then(|port| port.irq) {
         vm.connect(&line, irq);
     }
-    Ok(match placed.map(|port| port.device) {
-        Some(Device::Pl011) => Arc::new(Mutex::new(Pl011::new(line, console).map_err(error)?)),
+    Ok(match placed.map(|port| port.kind) {
+        Some(DeviceKind::Arm(ArmDevice::Pl011)) => Arc::new(Mutex::new(Pl011::new(line, console).map_err(error)?)),
         _ => Arc::new(Mutex::new(Serial::new(line, console).map_err(error)?)),
     })
 }
 
 /// Puts a device where the plan has it.
-fn insert(buses: &mut Buses, placed: &Placed, device: Arc<Mutex<dyn BusDevice>>) -> Result<(), BusError> {
+fn insert(buses: &mut Buses, placed: &Device, device: Arc<Mutex<dyn BusDevice>>) -> Result<(), BusError> {
     match &placed.place {
         Place::Ports(range) => {
             buses.port.insert(placed.name, device, range.start.into(), (range.end - range.start).into())
         }
         Place::Mmio(range) => buses.mmio.insert(placed.name, device, range.start, range.end - range.start),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carpel_arch::device::place;
+    use carpel_arch::map::{Boot, Inputs};
+    use carpel_arch::x86_64::devices::PcDevice;
+    use carpel_arch::{LAYOUTS, resolve};
+    use carpel_devices::legacy::{AcpiPm, Cmos, FwCfg, HostBridge, I8042, IoApic, Pl031, Pl061, Vga};
+
+    /// How many bytes of registers a device answers for; all that it is given, if it has no size of its own.
+    fn size(kind: DeviceKind) -> Option<u64> {
+        match kind {
+            DeviceKind::Pc(kind) => match kind {
+                PcDevice::Serial => Some(Serial::LEN),
+                PcDevice::I8042 => Some(I8042::COMMAND + 1),
+                PcDevice::Cmos => Some(Cmos::LEN),
+                PcDevice::Vga => Some(Vga::LEN),
+                PcDevice::AcpiPm => Some(AcpiPm::LEN),
+                PcDevice::HostBridge => Some(HostBridge::LEN),
+                PcDevice::FwCfg => Some(FwCfg::LEN),
+                PcDevice::IoApic => Some(IoApic::LEN),
+                PcDevice::DebugExit => Some(size_of::<u32>() as u64),
+                PcDevice::Port61 | PcDevice::Reset | PcDevice::PvPanic | PcDevice::DebugConsole => Some(1),
+            },
+            DeviceKind::Arm(kind) => match kind {
+                ArmDevice::Serial => Some(Serial::LEN),
+                ArmDevice::Pl011 => Some(Pl011::LEN),
+                ArmDevice::Pl031 => Some(Pl031::LEN),
+                ArmDevice::Pl061 => Some(Pl061::LEN),
+                ArmDevice::CfiFlash => None,
+            },
+            DeviceKind::VirtioMmio => None,
+        }
+    }
+
+    #[test]
+    fn the_tables_have_as_many_registers_as_the_devices() {
+        let mut seen = 0;
+        for layout in LAYOUTS {
+            for boot in [Boot::Linux, Boot::Firmware] {
+                let firmware = if boot == Boot::Firmware { 1 << 20 } else { 0 };
+                let map = resolve(layout, &Inputs { boot, firmware, ..Inputs::new(layout.arch, 256 << 20) }).unwrap();
+                for device in place(&map, boot, true).unwrap() {
+                    let given = match &device.place {
+                        Place::Ports(range) => u64::from(range.end - range.start),
+                        Place::Mmio(range) => range.end - range.start,
+                    };
+                    assert_eq!(given, size(device.kind).unwrap_or(given), "{device:?}");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 40, "{seen}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use carpel_arch::x86_64::paging::Registers;
+use carpel_arch::VirtualMapRegisters;
 use kvm_bindings::{KVM_MP_STATE_STOPPED, user_pt_regs};
 use kvm_ioctls::VcpuFd;
 
@@ -29,8 +29,8 @@ pub fn is_halted(fd: &VcpuFd) -> bool {
     fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_STOPPED)
 }
 
-/// The registers that decide about an x86-64 guest's virtual map: none here, and walking an Arm guest's is not built.
-pub const fn paging(_fd: &VcpuFd) -> Option<Registers> {
+/// The registers that decide about its virtual map, which is not read yet.
+pub const fn virtual_map_registers(_fd: &VcpuFd) -> Option<VirtualMapRegisters> {
     None
 }
 

@@ -9,14 +9,14 @@ mod vcpu;
 use std::ops::Range;
 use std::sync::Arc;
 
-use carpel_arch::map::{Arch, Gic};
+use carpel_arch::map::{Arch, Gic, RowName};
 use carpel_devices::legacy::ioapic::MsiRouter;
 use kvm_bindings::KVM_CAP_STEAL_TIME;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vmm_sys_util::errno::Error as Errno;
 
 pub use boot::write_boot_structures;
-pub use death::{explain, is_halted, paging};
+pub use death::{explain, is_halted, virtual_map_registers};
 pub use vcpu::{create_vcpus, supported};
 
 use crate::config::IrqchipMode;
@@ -64,7 +64,7 @@ pub fn create_vm(kvm: &Kvm, plan: &Plan) -> Result<VmFd, Errno> {
 /// Memory that KVM shares with the guest besides RAM: where it tells vCPUs of the time that the host took from them
 /// (Linux, Documentation/virt/kvm/arm/pvtime.rst), where both the map and KVM have that.
 pub fn shared_memory(vm: &VmFd, plan: &Plan) -> Option<Range<u64>> {
-    let region = plan.map.region(vcpu::PVTIME)?;
+    let region = plan.map.region(RowName::Pvtime)?;
     (vm.check_extension_raw(KVM_CAP_STEAL_TIME.into()) > 0).then(|| region.range())
 }
 

@@ -11,8 +11,6 @@ use super::{gic, shared_memory};
 use crate::kvm::{Context as _, KvmError, Vcpu};
 use crate::plan::Plan;
 
-/// The map's region for paravirtual time.
-pub const PVTIME: &str = "pvtime";
 /// What a vCPU has of it, in bytes (Arm DEN0057, `struct pvclock_vcpu_stolen_time`, which is aligned to 64 bytes).
 const PVTIME_SIZE: u64 = 64;
 /// Exceptions masked, at EL1 with its own stack pointer: how Linux wants to be entered (Documentation/arm64/booting.rst).

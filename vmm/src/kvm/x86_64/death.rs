@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use carpel_arch::VirtualMapRegisters;
 use carpel_arch::x86_64::paging::Registers;
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_MP_STATE_HALTED,
@@ -42,9 +43,10 @@ pub fn is_halted(fd: &VcpuFd) -> bool {
 }
 
 /// The registers that decide about its virtual map.
-pub fn paging(fd: &VcpuFd) -> Option<Registers> {
+pub fn virtual_map_registers(fd: &VcpuFd) -> Option<VirtualMapRegisters> {
     let sregs = fd.get_sregs().ok()?;
-    Some(Registers { cr0: sregs.cr0, cr3: sregs.cr3, cr4: sregs.cr4, efer: sregs.efer })
+    let registers = Registers { cr0: sregs.cr0, cr3: sregs.cr3, cr4: sregs.cr4, efer: sregs.efer };
+    Some(VirtualMapRegisters::X86_64(registers))
 }
 
 fn internal_error(id: u32, run: &mut kvm_run) -> String {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use carpel_arch::map::RowName;
 use carpel_devices::legacy::ioapic::{Msi, MsiRouter, PINS};
 use kvm_bindings::{
     KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap,
@@ -15,9 +16,9 @@ use crate::plan::Plan;
 
 /// Creates what the plan says, with KVM's private memory where the map has room for it. It must come before vCPUs.
 pub fn create(vm: &VmFd, plan: &Plan) -> Result<(), KvmError> {
-    let start = |name| plan.map.claim(name).map_or(0, |claim| claim.start);
-    vm.set_identity_map_address(start("identity_map")).call("KVM_SET_IDENTITY_MAP_ADDR")?;
-    vm.set_tss_address(start("tss") as usize).call("KVM_SET_TSS_ADDR")?;
+    let start = |name| plan.map.need_claim(name).map(|claim| claim.start);
+    vm.set_identity_map_address(start(RowName::IdentityMap)?).call("KVM_SET_IDENTITY_MAP_ADDR")?;
+    vm.set_tss_address(start(RowName::Tss)? as usize).call("KVM_SET_TSS_ADDR")?;
     match plan.irqchip {
         IrqchipMode::Split => {
             let mut cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };

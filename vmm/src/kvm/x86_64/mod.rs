@@ -14,7 +14,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use vmm_sys_util::errno::Error as Errno;
 
 pub use boot::write_boot_structures;
-pub use death::{explain, is_halted, paging};
+pub use death::{explain, is_halted, virtual_map_registers};
 pub use irqchip::{create as create_irqchip, msi_router};
 pub use vcpu::{create_vcpus, supported};
 
