@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use carpel_devices::endpoint::{Endpoint, Input, Target};
+use carpel_devices::endpoint::{Endpoint, Input};
 use carpel_devices::virtio::VirtioDevice;
 use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
+use carpel_vmm::end::{self, Guard};
 use carpel_vmm::kvm;
 use carpel_vmm::machine::Machine;
 use carpel_vmm::outcome::{Outcome, Shutdown};
 use carpel_vmm::plan::{Files, Plan};
 use carpel_vmm::platform::Place;
-use carpel_vmm::run::{ConsoleState, Facts};
+use carpel_vmm::run::{ConsoleState, Facts, Remains};
 use carpel_vmm::terminal::RawTerminal;
 use carpel_vmm::threads::ExitCounts;
 use carpel_vmm::virtio::{self, Window};
@@ -27,8 +28,8 @@ use crate::config;
 use crate::output;
 use crate::report::Report;
 
-/// Linux's ENOMEM, ENFILE and EMFILE (include/uapi/asm-generic/errno-base.h).
-const OUT_OF_RESOURCES: [i32; 3] = [12, 23, 24];
+/// Linux's EAGAIN, of a thread that cannot be had, ENOMEM, ENFILE and EMFILE (include/uapi/asm-generic/errno-base.h).
+const OUT_OF_RESOURCES: [i32; 4] = [11, 12, 23, 24];
 
 /// Boots a guest; the exit status is its verdict.
 pub fn run(args: &RunArgs) -> ExitCode {
@@ -40,7 +41,10 @@ pub fn run(args: &RunArgs) -> ExitCode {
             return ExitCode::from(status);
         }
     };
-    let result = if args.dry_run { print_plan(&prepared.plan).map(|()| 0) } else { prepared.boot() };
+    let result = match prepared {
+        Ready::Plan(plan) => print_plan(&plan).map(|()| 0),
+        Ready::Guest(guest) => guest.boot(),
+    };
     ExitCode::from(result.unwrap_or_else(|error| {
         output::complain(error);
         FAILURE
@@ -64,10 +68,17 @@ struct Prepared {
     endpoint: Endpoint,
     report: Option<Report>,
     shutdown: Arc<Shutdown>,
+    guard: Arc<Guard>,
+}
+
+/// What `run` was asked for.
+enum Ready {
+    Plan(Arc<Plan>),
+    Guest(Box<Prepared>),
 }
 
 /// What goes wrong here is the command line's fault, or the host has run out of something.
-fn prepare(args: &RunArgs) -> Result<Prepared> {
+fn prepare(args: &RunArgs) -> Result<Ready> {
     if !args.command.is_empty() {
         bail!("Running a COMMAND in the guest is not built yet");
     }
@@ -75,37 +86,42 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
     virtio::check(&config)?;
     let limits = config::limits(args);
     let target = config::console(&args.console)?;
-    let files = Files::open(&config)?;
-    let plan = Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?);
     let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
     let watch = Watch::new(&limits, Arc::clone(&shutdown))?;
-    let open_console = |target: &Target| target.open("The console").context("Cannot connect the console");
-    let (devices, endpoint, report) = if args.dry_run {
-        (Vec::new(), open_console(&Target::Null)?, None)
-    } else {
-        let report = args.report.as_deref().map(Report::open).transpose()?;
-        (virtio::open(&config)?, open_console(&target)?, report)
-    };
-    Ok(Prepared { config, plan, files, devices, limits, watch, endpoint, report, shutdown })
+    let plan_for =
+        |files: &Files| -> Result<_> { Ok(Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?)) };
+    if args.dry_run {
+        return Ok(Ready::Plan(plan_for(&Files::open(&config)?)?));
+    }
+    // Before any file is opened: that may wait for the host.
+    let guard = Guard::start(Arc::clone(&shutdown), limits.timeout).context("Cannot watch over the end of the run")?;
+    let files = Files::open(&config)?;
+    let plan = plan_for(&files)?;
+    let report = args.report.as_deref().map(Report::open).transpose()?;
+    let devices = virtio::open(&config)?;
+    let endpoint = target.open("The console").context("Cannot connect the console")?;
+    let guest = Prepared { config, plan, files, devices, limits, watch, endpoint, report, shutdown, guard };
+    Ok(Ready::Guest(Box::new(guest)))
 }
 
 impl Prepared {
     /// Runs the guest, then tells and reports how it ended: also where no guest came to run.
-    fn boot(self) -> Result<u8> {
+    fn boot(self: Box<Self>) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
         let console = Console::new(output, self.watch, Arc::clone(&self.shutdown));
-        let facts = run_guest(&self.plan, &self.files, self.devices, &console, input, &self.limits, &self.shutdown);
-        let facts = facts.unwrap_or_else(|error| Facts {
-            outcome: Outcome::Failed(output::one_line(error)),
-            duration: Duration::ZERO,
-            exits: ExitCounts::default(),
-            unmapped: 0,
-            printed: 0,
-            map: None,
+        let host = Host { files: &self.files, devices: self.devices, console: &console, input };
+        let ran = run_guest(&self.plan, host, &self.limits, &self.shutdown, &self.guard);
+        // What is told of the run does not wait for what is left of the guest, which is let go of after that.
+        let (facts, _remains) = ran.map(|(facts, remains)| (facts, Some(remains))).unwrap_or_else(|error| {
+            let outcome = Outcome::Failed(output::one_line(error));
+            let (duration, exits) = (Duration::ZERO, ExitCounts::default());
+            (Facts { outcome, duration, exits, unmapped: 0, printed: 0, map: None }, None)
         });
+        self.guard.end_begins();
         if let Some(map) = &facts.map {
             output::dump(map);
         }
+        self.guard.end_is_told(facts.outcome.status());
         tell(&facts, self.limits.until.as_deref());
         if let Some(report) = self.report {
             report.write(&self.config, &self.plan, &facts)?;
@@ -114,16 +130,23 @@ impl Prepared {
     }
 }
 
+/// What the guest gets of the host.
+struct Host<'a> {
+    files: &'a Files,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    console: &'a Console,
+    input: Option<Input>,
+}
+
 /// Builds the machine and runs it. What goes wrong here is the monitor's or the host's fault.
 fn run_guest(
     plan: &Arc<Plan>,
-    files: &Files,
-    devices: Vec<Box<dyn VirtioDevice>>,
-    console: &Console,
-    input: Option<Input>,
+    host: Host<'_>,
     limits: &Limits,
     shutdown: &Arc<Shutdown>,
-) -> Result<Facts> {
+    guard: &Guard,
+) -> Result<(Facts, Remains)> {
+    let Host { files, devices, console, input } = host;
     let printed = console.printed();
     let kvm = kvm::open()?;
     let machine = Machine::new(kvm, plan, files, devices, console, shutdown).context("Cannot build the machine")?;
@@ -131,10 +154,13 @@ fn run_guest(
 
     // The user's terminal is raw until the guest has ended.
     let raw = match &input {
-        Some(input) if input.is_stdin() => RawTerminal::enter().context("Cannot set the terminal to raw mode")?,
+        Some(input) if input.is_stdin() => {
+            end::remember_terminal();
+            RawTerminal::enter().context("Cannot set the terminal to raw mode")?
+        }
         _ => None,
     };
-    Ok(machine.run(limits, ConsoleState { printed, input, terminal: raw.is_some() }, shutdown)?)
+    Ok(machine.run(limits, ConsoleState { printed, input, terminal: raw.is_some() }, shutdown, guard)?)
 }
 
 /// Says how it ended, where the status alone says too little.

@@ -16,5 +16,6 @@ mod host_socket;
 pub mod interrupt;
 pub mod legacy;
 pub mod registry;
+pub mod thread;
 pub mod units;
 pub mod virtio;
