@@ -304,6 +304,7 @@ fn run(mut vcpu: Vcpu, context: &VcpuContext, status: &Status) {
             Next::Enter => {}
             Next::Report(event) => shutdown.event(event),
             Next::Dead(reason) => shutdown.end(Outcome::Died(reason)),
+            Next::Refused(reason) => shutdown.end(Outcome::Failed(reason)),
         }
     }
     status.note_registers(&vcpu);
@@ -336,7 +337,9 @@ impl Status {
         let counter = match exit {
             Exit::PortRead { .. } | Exit::PortWrite { .. } => &self.port,
             Exit::MmioRead { .. } | Exit::MmioWrite { .. } => &self.mmio,
-            Exit::EndOfInterrupt(_) | Exit::Firmware(_) | Exit::Interrupted | Exit::Dead(_) => &self.other,
+            Exit::EndOfInterrupt(_) | Exit::Firmware(_) | Exit::Interrupted | Exit::Dead(_) | Exit::Refused(_) => {
+                &self.other
+            }
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
