@@ -18,13 +18,37 @@ use std::env;
 use std::panic;
 use std::process::{self, ExitCode};
 
+use carpel_vmm::allocator::Allocator;
+use carpel_vmm::end;
 use clap::Parser as _;
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::cli::{Cli, Command};
 
+/// What the main thread may need of its stack, in bytes: twice what it was seen to need without optimization.
+const STACK: u64 = 512 << 10;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
 fn main() -> ExitCode {
+    match getrlimit(Resource::RLIMIT_STACK) {
+        // It would end in the middle of anything, and by a signal.
+        Ok((limit, _)) if limit < STACK => {
+            let (limit, needed) = (limit >> 10, STACK >> 10);
+            output::tell(format_args!("A stack of {limit} KiB is too small: raise the limit (`ulimit -s {needed}`)"));
+            ExitCode::from(cli::FAILURE)
+        }
+        _ => run_command(),
+    }
+}
+
+/// Apart from `main`, which is to fit into any stack.
+#[inline(never)]
+fn run_command() -> ExitCode {
     panic::set_hook(Box::new(|info| {
         // One line, like any other failure, and never a guest left running by the other threads.
+        end::tell_alone(cli::FAILURE);
         let message = match info.payload_as_str() {
             // How the standard library says that a new thread has no memory for its signals' stack.
             Some(reason) if reason.contains("alternative stack") => format!("Cannot start a thread: {reason}"),

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use carpel_devices::endpoint::{Endpoint, Input, Target};
+use carpel_devices::endpoint::{Endpoint, Input};
 use carpel_devices::virtio::{self, GuestLimits, VirtioDevice};
 use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
+use carpel_vmm::end::{self, Guard};
 use carpel_vmm::kvm;
 use carpel_vmm::machine::Machine;
 use carpel_vmm::outcome::{Outcome, Shutdown};
 use carpel_vmm::plan::{Files, Plan};
-use carpel_vmm::run::{ConsoleState, Facts};
+use carpel_vmm::run::{ConsoleState, Facts, Remains};
 use carpel_vmm::terminal::RawTerminal;
 use carpel_vmm::threads::ExitCounts;
 use carpel_vmm::watch::Watch;
@@ -26,8 +27,8 @@ use crate::dry_run;
 use crate::output;
 use crate::report::{self, Places, Reports};
 
-/// Linux's ENOMEM, ENFILE and EMFILE (include/uapi/asm-generic/errno-base.h).
-const OUT_OF_RESOURCES: [i32; 3] = [12, 23, 24];
+/// Linux's EAGAIN, of a thread that cannot be had, ENOMEM, ENFILE and EMFILE (include/uapi/asm-generic/errno-base.h).
+const OUT_OF_RESOURCES: [i32; 4] = [11, 12, 23, 24];
 
 /// Boots a guest; the exit status is its verdict.
 pub fn run(args: &RunArgs) -> ExitCode {
@@ -39,7 +40,10 @@ pub fn run(args: &RunArgs) -> ExitCode {
             return ExitCode::from(status);
         }
     };
-    let result = if args.dry_run { prepared.print(args.format).map(|()| 0) } else { prepared.boot() };
+    let result = match prepared {
+        Ready::Plan(config, plan) => print(&config, &plan, args.format).map(|()| 0),
+        Ready::Guest(guest) => guest.boot(),
+    };
     ExitCode::from(result.unwrap_or_else(|error| {
         output::complain(error);
         FAILURE
@@ -60,15 +64,22 @@ struct Prepared {
     devices: Vec<Box<dyn VirtioDevice>>,
     watch: Watch,
     endpoint: Endpoint,
-    reports: Option<Reports>,
+    reports: Reports,
     /// What reports call the run.
     name: String,
     start: Timestamp,
     shutdown: Arc<Shutdown>,
+    guard: Arc<Guard>,
+}
+
+/// What `run` was asked for.
+enum Ready {
+    Plan(Box<Config>, Arc<Plan>),
+    Guest(Box<Prepared>),
 }
 
 /// What goes wrong here is the command line's fault, or the host has run out of something.
-fn prepare(args: &RunArgs) -> Result<Prepared> {
+fn prepare(args: &RunArgs) -> Result<Ready> {
     let start = Timestamp::now();
     // Before anything is opened: a run that goes no further must not leave the report of an earlier one.
     let understood = understand(args);
@@ -76,22 +87,28 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
         report::remove_earlier(&args.report);
     }
     let (config, places) = understood?;
-    let reports = if args.dry_run { None } else { Some(places.open()?) };
+    let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
+    let watch = Watch::new(&config.run, Arc::clone(&shutdown))?;
+    let plan_for =
+        |files: &Files| -> Result<_> { Ok(Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?)) };
+    if args.dry_run {
+        let plan = plan_for(&Files::open(&config)?)?;
+        return Ok(Ready::Plan(Box::new(config), plan));
+    }
+    let reports = places.open()?;
     if !args.command.is_empty() {
         bail!("Running a COMMAND in the guest is not built yet");
     }
+    // Before any file is opened: that may wait for the host.
+    let guard =
+        Guard::start(Arc::clone(&shutdown), config.run.timeout).context("Cannot watch over the end of the run")?;
     let files = Files::open(&config)?;
-    let plan = Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?);
-    let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
-    let watch = Watch::new(&config.run, Arc::clone(&shutdown))?;
-    let open_console = |target: &Target| target.open("The console").context("Cannot connect the console");
-    let (devices, endpoint) = if args.dry_run {
-        (Vec::new(), open_console(&Target::Null)?)
-    } else {
-        (virtio::config::open(&config.devices)?, open_console(&config.run.console)?)
-    };
+    let plan = plan_for(&files)?;
+    let devices = virtio::config::open(&config.devices)?;
+    let endpoint = config.run.console.open("The console").context("Cannot connect the console")?;
     let name = config.run.name.clone().unwrap_or_else(|| report::default_name(&config));
-    Ok(Prepared { config, plan, files, devices, watch, endpoint, reports, name, start, shutdown })
+    let guest = Prepared { config, plan, files, devices, watch, endpoint, reports, name, start, shutdown, guard };
+    Ok(Ready::Guest(Box::new(guest)))
 }
 
 /// What the command line means, and where reports go.
@@ -103,54 +120,59 @@ fn understand(args: &RunArgs) -> Result<(Config, Places)> {
 }
 
 impl Prepared {
-    fn print(&self, format: PlanFormat) -> Result<()> {
-        output::print(&match format {
-            PlanFormat::Text => dry_run::text(&self.plan),
-            PlanFormat::Json => dry_run::json(&self.config, &self.plan)?,
-        })
-    }
-
     /// Runs the guest, then tells and reports how it ended: also where no guest came to run.
-    fn boot(self) -> Result<u8> {
+    fn boot(self: Box<Self>) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
         let console = Console::new(output, self.watch, Arc::clone(&self.shutdown));
-        let facts = run_guest(&self.plan, &self.files, self.devices, &console, input, &self.config.run, &self.shutdown);
-        let facts = facts.unwrap_or_else(|error| Facts {
-            outcome: Outcome::Failed(output::one_line(error)),
-            duration: Duration::ZERO,
-            exits: ExitCounts::default(),
-            unmapped: 0,
-            printed: 0,
-            matched: None,
-            console_tail: Vec::new(),
-            map: None,
+        let host = Host { files: &self.files, devices: self.devices, console: &console, input };
+        let ran = run_guest(&self.plan, host, &self.config.run, &self.shutdown, &self.guard);
+        // What is told of the run does not wait for what is left of the guest, which is let go of after that.
+        let (facts, _remains) = ran.map(|(facts, remains)| (facts, Some(remains))).unwrap_or_else(|error| {
+            let outcome = Outcome::Failed(output::one_line(error));
+            let (duration, exits) = (Duration::ZERO, ExitCounts::default());
+            let (matched, console_tail) = (None, Vec::new());
+            (Facts { outcome, duration, exits, unmapped: 0, printed: 0, matched, console_tail, map: None }, None)
         });
+        self.guard.end_begins();
         if let Some(map) = &facts.map {
             output::dump(map);
         }
+        self.guard.end_is_told(facts.outcome.status());
         let message = message(&facts, self.config.run.until.as_deref());
         if let Some(message) = &message {
             output::tell(message);
         }
         log::debug!("{:?} after {:?}, {:?}", facts.outcome, facts.duration, facts.exits);
-        if let Some(reports) = self.reports {
-            let (config, plan) = (&self.config, &self.plan);
-            reports.write(&report::Run { config, plan, facts: &facts, message, name: self.name, start: self.start })?;
-        }
+        let (config, plan) = (&self.config, &self.plan);
+        self.reports.write(&report::Run {
+            config,
+            plan,
+            facts: &facts,
+            message,
+            name: self.name,
+            start: self.start,
+        })?;
         Ok(facts.outcome.status())
     }
+}
+
+/// What the guest gets of the host.
+struct Host<'a> {
+    files: &'a Files,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    console: &'a Console,
+    input: Option<Input>,
 }
 
 /// Builds the machine and runs it. What goes wrong here is the monitor's or the host's fault.
 fn run_guest(
     plan: &Arc<Plan>,
-    files: &Files,
-    devices: Vec<Box<dyn VirtioDevice>>,
-    console: &Console,
-    input: Option<Input>,
+    host: Host<'_>,
     limits: &Limits,
     shutdown: &Arc<Shutdown>,
-) -> Result<Facts> {
+    guard: &Guard,
+) -> Result<(Facts, Remains)> {
+    let Host { files, devices, console, input } = host;
     let printed = console.printed();
     let kvm = kvm::open()?;
     let machine = Machine::new(kvm, plan, files, devices, console, shutdown).context("Cannot build the machine")?;
@@ -158,10 +180,13 @@ fn run_guest(
 
     // The user's terminal is raw until the guest has ended.
     let raw = match &input {
-        Some(input) if input.is_stdin() => RawTerminal::enter().context("Cannot set the terminal to raw mode")?,
+        Some(input) if input.is_stdin() => {
+            end::remember_terminal();
+            RawTerminal::enter().context("Cannot set the terminal to raw mode")?
+        }
         _ => None,
     };
-    Ok(machine.run(limits, ConsoleState { printed, input, terminal: raw.is_some() }, shutdown)?)
+    Ok(machine.run(limits, ConsoleState { printed, input, terminal: raw.is_some() }, shutdown, guard)?)
 }
 
 /// How it ended, where the status alone says too little.
@@ -170,5 +195,13 @@ fn message(facts: &Facts, until: Option<&str>) -> Option<String> {
     facts.outcome.message().or_else(|| {
         let text = format!("The guest ended by itself before its console matched `{}`", until?);
         Some(output::one_line(text))
+    })
+}
+
+/// Prints what a run would be.
+fn print(config: &Config, plan: &Plan, format: PlanFormat) -> Result<()> {
+    output::print(&match format {
+        PlanFormat::Text => dry_run::text(plan),
+        PlanFormat::Json => dry_run::json(config, plan)?,
     })
 }

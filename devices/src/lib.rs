@@ -17,5 +17,6 @@ pub mod interrupt;
 pub mod key_values;
 pub mod legacy;
 pub mod registry;
+pub mod thread;
 pub mod units;
 pub mod virtio;

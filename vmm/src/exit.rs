@@ -49,6 +49,8 @@ pub enum Exit<'a> {
     Interrupted,
     /// The vCPU cannot go on; the reason.
     Dead(String),
+    /// The host does not let it go on; the reason.
+    Refused(String),
 }
 
 /// What a vCPU's thread does next.
@@ -60,6 +62,8 @@ pub enum Next {
     Report(GuestEvent),
     /// Nothing more; the reason.
     Dead(String),
+    /// Nothing more, for which the host is the reason.
+    Refused(String),
 }
 
 /// The address spaces of a machine, with the devices in them.
@@ -97,6 +101,7 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses) -> Next {
         Exit::Firmware(event) => return Next::Report(event),
         Exit::Interrupted => {}
         Exit::Dead(reason) => return Next::Dead(reason),
+        Exit::Refused(reason) => return Next::Refused(reason),
     }
     Next::Enter
 }

@@ -2,9 +2,11 @@
 //!
 //! `Config -> Plan -> Machine -> run`: up to the plan nothing touches KVM.
 
+pub mod allocator;
 pub mod config;
 pub mod console;
 pub mod dump;
+pub mod end;
 pub mod exit;
 mod input;
 pub mod kvm;

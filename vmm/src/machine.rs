@@ -33,6 +33,11 @@ pub struct Machine {
     pub(crate) serial: Arc<Mutex<dyn ConsolePort>>,
     pub(crate) console: Option<ConsoleHandle>,
     pub(crate) view: Arc<View>,
+    pub(crate) foundation: Foundation,
+}
+
+/// What vCPUs and devices stand on: kept until they are gone.
+pub(crate) struct Foundation {
     _vm: Vm,
     _ram: GuestRam,
     _rom: Option<GuestRam>,
@@ -99,7 +104,7 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let kvm = Arc::new(kvm);
         let ram = GuestRam::new(&plan.map.slots(), is_small(plan))?;
-        let mut vcpus = NewVcpus::start(Arc::clone(&kvm)).map_err(MachineError::Threads)?;
+        let mut vcpus = NewVcpus::start(Arc::clone(&kvm), plan.vcpus).map_err(MachineError::Threads)?;
         let vm = Vm::new(&kvm, plan, &ram)?;
         let rom = rom(&vm, plan, files)?;
         vcpus.build_on(vm.vcpu_setup(plan, ram.memory()));
@@ -115,9 +120,7 @@ impl Machine {
             serial,
             console,
             view: Arc::new(view),
-            _vm: vm,
-            _ram: ram,
-            _rom: rom,
+            foundation: Foundation { _vm: vm, _ram: ram, _rom: rom },
         })
     }
 }

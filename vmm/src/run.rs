@@ -14,11 +14,14 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use carpel_devices::endpoint;
 use carpel_devices::virtio::console::ConsoleHandle;
+use carpel_devices::virtio::runner::{WorkerError, WorkerThreads};
 
 use crate::config::Limits;
 use crate::dump::View;
+use crate::end::{Guard, IN_FLIGHT};
+use crate::exit::Buses;
 use crate::input::{Input, Ports};
-use crate::machine::Machine;
+use crate::machine::{Foundation, Machine};
 use crate::outcome::{Match, Outcome, Shutdown};
 use crate::terminal;
 use crate::threads::{ExitCounts, ExitStatistics, StartError, VcpuThreads};
@@ -30,8 +33,10 @@ const TICK: Duration = Duration::from_millis(250);
 const HALTED_TICKS: u32 = 2;
 /// After a panic, a kernel that prints nothing for so long has nothing more to say.
 const PANIC_SILENCE: Duration = Duration::from_millis(500);
+/// vCPUs leave within microseconds, unless they wait for the host.
+const LAST_CHANCE: Duration = Duration::from_millis(250);
 /// Signals that end the run in order.
-const END_SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+pub(crate) const END_SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 /// The signal that prints the guest's maps.
 const DUMP_SIGNAL: Signal = Signal::SIGUSR1;
 /// The signal that a terminal changed its size.
@@ -52,6 +57,9 @@ pub enum RunError {
     /// The host gives no more threads, or no memory for them.
     #[error("Cannot start the devices' threads")]
     Threads(#[source] io::Error),
+    /// A device does not get what it needs of the host.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
 }
 
 /// What the console does in the meantime.
@@ -85,18 +93,30 @@ pub struct Facts {
     pub map: Option<String>,
 }
 
+/// What is left of a machine whose run has ended. To let go of it may wait for the host, which must not hold up what is told of the
+/// run.
+pub struct Remains {
+    _machine: Option<(Arc<Buses>, Arc<View>, Foundation)>,
+}
+
+/// The main thread's events.
+type Manager = EventManager<Box<dyn MutEventSubscriber>>;
+
 impl Machine {
     /// Runs the machine until something ends it.
-    pub fn run(self, limits: &Limits, console: ConsoleState, shutdown: &Arc<Shutdown>) -> Result<Facts, RunError> {
+    pub fn run(
+        self,
+        limits: &Limits,
+        console: ConsoleState,
+        shutdown: &Arc<Shutdown>,
+        guard: &Guard,
+    ) -> Result<(Facts, Remains), RunError> {
         let started = Instant::now();
-        let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(RunError::Events)?;
-        let signals = Signals::new(Arc::clone(shutdown))?;
+        guard.run_begins(limits.timeout);
+        let mut manager = Manager::new().map_err(RunError::Events)?;
+        let (worker_threads, runners) = virtio::start_threads(self.runners).map_err(RunError::Threads)?;
+        add_limits(&mut manager, limits, shutdown)?;
         let dump_signal = readable([DUMP_SIGNAL])?;
-        manager.add_subscriber(Box::new(signals));
-        manager.add_subscriber(Box::new(Wake(Arc::clone(shutdown))));
-        if let Some(timeout) = limits.timeout {
-            manager.add_subscriber(Box::new(Deadline::new(timeout, Arc::clone(shutdown))?));
-        }
         if let (true, Some(port)) = (console.terminal, &self.console) {
             manager.add_subscriber(Box::new(Resize::new(port.clone(), Arc::clone(shutdown))?));
         }
@@ -104,45 +124,31 @@ impl Machine {
             let ports = Ports { serial: self.serial, virtio: self.console };
             manager.add_subscriber(Box::new(Input::new(source, ports, Arc::clone(shutdown), console.terminal)?));
         }
-        // Once threads run, nothing may fail that would leave them behind.
         let timer = periodic(TICK)?;
-        let (worker_threads, runners) = virtio::start_threads(self.runners).map_err(RunError::Threads)?;
         for runner in runners {
+            let failure = runner.failure();
             manager.add_subscriber(Box::new(runner));
+            failure.check()?;
         }
-        let threads = VcpuThreads::start(self.vcpus, &self.buses, shutdown)?;
-        let threads = Arc::new(threads);
+        // No vCPU runs before all that serves it is there.
+        worker_threads.started()?;
+        let threads = Arc::new(VcpuThreads::start(self.vcpus, &self.buses, shutdown)?);
         manager.add_subscriber(Box::new(Dump {
             fd: dump_signal,
             view: Arc::clone(&self.view),
             threads: Arc::clone(&threads),
             shutdown: Arc::clone(shutdown),
         }));
-        manager.add_subscriber(Box::new(Watchdog {
-            timer,
-            threads: Arc::clone(&threads),
-            halted_ticks: 0,
-            watchdog: limits.watchdog,
-            printed: Arc::clone(&console.printed),
-            printed_before: 0,
-            silent_ticks: 0,
-            shutdown: Arc::clone(shutdown),
-        }));
+        let printed = Arc::clone(&console.printed);
+        manager.add_subscriber(Box::new(Watchdog::new(timer, &threads, limits, printed, shutdown)));
 
-        while !shutdown.ended() {
-            match manager.run() {
-                Ok(_) => {}
-                Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
-                Err(error) => shutdown.end(Outcome::Failed(format!("The event loop failed: {error}"))),
-            }
+        serve(&mut manager, shutdown);
+        guard.end_begins();
+        let (ExitStatistics { exits, registers }, all_ended) = end(manager, worker_threads, threads);
+        if limits.dump_map {
+            guard.end_pauses();
         }
-        // What the guest sent last, before it ended itself.
-        let _ = manager.run_with_timeout(0);
-        // Before vCPUs are waited for: one may wait for a device to be reset, and does so no more when the device is gone.
-        drop(manager);
-        drop(worker_threads);
-        let ExitStatistics { exits, registers } = Arc::into_inner(threads).map(VcpuThreads::join).unwrap_or_default();
-        Ok(Facts {
+        let facts = Facts {
             outcome: shutdown.outcome().unwrap_or(Outcome::PowerOff),
             duration: started.elapsed(),
             exits,
@@ -151,8 +157,57 @@ impl Machine {
             matched: None,
             console_tail: Vec::new(),
             map: limits.dump_map.then(|| self.view.describe(&registers)),
-        })
+        };
+        let machine = (self.buses, self.view, self.foundation);
+        // What was left behind still uses it, until the process ends.
+        let machine = if all_ended {
+            Some(machine)
+        } else {
+            std::mem::forget(machine);
+            None
+        };
+        Ok((facts, Remains { _machine: machine }))
     }
+}
+
+/// What ends the run from outside.
+fn add_limits(manager: &mut Manager, limits: &Limits, shutdown: &Arc<Shutdown>) -> Result<(), RunError> {
+    manager.add_subscriber(Box::new(Signals::new(Arc::clone(shutdown))?));
+    manager.add_subscriber(Box::new(Wake(Arc::clone(shutdown))));
+    if let Some(timeout) = limits.timeout {
+        manager.add_subscriber(Box::new(Deadline::new(timeout, Arc::clone(shutdown))?));
+    }
+    Ok(())
+}
+
+/// Serves events until the run has ended.
+fn serve(manager: &mut Manager, shutdown: &Shutdown) {
+    while !shutdown.ended() {
+        match manager.run() {
+            Ok(_) => {}
+            Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
+            Err(error) => shutdown.end(Outcome::Failed(format!("The event loop failed: {error}"))),
+        }
+    }
+    // What the guest sent last, before it ended itself.
+    let _ = manager.run_with_timeout(0);
+}
+
+/// Ends all threads, or leaves those behind that wait for the host for too long; returns whether all have ended.
+fn end(manager: Manager, workers: WorkerThreads, vcpus: Arc<VcpuThreads>) -> (ExitStatistics, bool) {
+    let deadline = Instant::now() + IN_FLIGHT;
+    // Before vCPUs are waited for: one may wait for a device to be reset, and does so no more when the device is gone or given up.
+    drop(manager);
+    workers.stop();
+    vcpus.kick();
+    let given_up = workers.finish(deadline);
+    if !given_up.is_empty() {
+        let names = given_up.join(", ");
+        log::warn!("The host did not finish I/O in {IN_FLIGHT:?}, which is left behind: that of {names}");
+    }
+    let deadline = deadline.max(Instant::now() + LAST_CHANCE);
+    let (statistics, vcpus_ended) = Arc::into_inner(vcpus).map(|vcpus| vcpus.join(deadline)).unwrap_or_default();
+    (statistics, vcpus_ended && given_up.is_empty())
 }
 
 fn periodic(interval: Duration) -> io::Result<TimerFd> {
@@ -309,6 +364,17 @@ struct Watchdog {
 }
 
 impl Watchdog {
+    fn new(
+        timer: TimerFd,
+        threads: &Arc<VcpuThreads>,
+        limits: &Limits,
+        printed: Arc<AtomicU64>,
+        shutdown: &Arc<Shutdown>,
+    ) -> Self {
+        let (threads, shutdown, watchdog) = (Arc::clone(threads), Arc::clone(shutdown), limits.watchdog);
+        Self { timer, threads, halted_ticks: 0, watchdog, printed, printed_before: 0, silent_ticks: 0, shutdown }
+    }
+
     fn look(&mut self) {
         let printed = self.printed.load(Ordering::Relaxed);
         self.silent_ticks = if printed == self.printed_before { self.silent_ticks.saturating_add(1) } else { 0 };

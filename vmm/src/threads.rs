@@ -4,11 +4,12 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::thread::{JoinHandle, sleep, yield_now};
+use std::time::{Duration, Instant};
 
 use carpel_arch::VirtualMapRegisters;
 use carpel_devices::event::EventSink as _;
+use carpel_devices::thread;
 use kvm_ioctls::Kvm;
 use serde::Serialize;
 use thiserror::Error;
@@ -69,17 +70,29 @@ pub struct ExitCounts {
     pub other: u64,
 }
 
-/// vCPUs that are being made, in the thread of the first one: meanwhile the main thread makes what is around them. When
-/// dropped, they are gone, and nothing of them uses the guest's memory any more.
+/// vCPUs that are being made, in the thread of the first one: meanwhile the main thread makes what is around them. That thread starts
+/// the others', too, so that none runs before all are there. When dropped, they are gone, and nothing of them uses the
+/// guest's memory any more.
 pub struct NewVcpus {
     /// Where they get the VM, once.
     vcpu_setup: Option<SyncSender<VcpuSetup>>,
-    /// Without it, the thread ends.
-    go: Option<SyncSender<VcpuContext>>,
-    /// Where all but the first come, once.
-    made: Option<Receiver<Result<Vec<Vcpu>, KvmError>>>,
+    /// Without it, the threads end.
+    go: Vec<SyncSender<VcpuContext>>,
+    /// Where the threads of all but the first come, once.
+    made: Option<Receiver<Made>>,
     first: Option<VcpuThread>,
-    others: Vec<Vcpu>,
+}
+
+/// The threads of all vCPUs but the first, each of which has its vCPU if that could be made.
+struct Made {
+    threads: Vec<VcpuThread>,
+    result: Result<(), StartError>,
+}
+
+/// A thread's end of what it waits for: its vCPU, and then what that works with.
+struct Waiting {
+    vcpu: Receiver<Vcpu>,
+    go: Receiver<VcpuContext>,
 }
 
 /// Why vCPUs do not run.
@@ -101,28 +114,36 @@ struct VcpuContext {
 }
 
 impl NewVcpus {
-    /// Starts the first one's thread, before there is a VM: threads take their time to start.
-    pub fn start(kvm: Arc<Kvm>) -> io::Result<Self> {
+    /// Starts the threads of so many, before there is a VM: threads take their time to start.
+    pub fn start(kvm: Arc<Kvm>, count: u32) -> io::Result<Self> {
         extern "C" fn interrupt_system_call(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
         register_signal_handler(SIGRTMIN(), interrupt_system_call)?;
         // Threads inherit that these are for the main thread alone.
         reserve_signals()?;
         share_one_heap();
         let (send, vcpu_setup) = sync_channel(1);
-        let (go, context) = sync_channel::<VcpuContext>(1);
-        let (tell, result) = sync_channel(1);
+        let (tell, made) = sync_channel(1);
+        let (go, mut contexts): (Vec<_>, Vec<_>) = (0..count).map(|_| sync_channel::<VcpuContext>(1)).unzip();
+        let others = contexts.split_off(1.min(contexts.len()));
         let first = VcpuThread::start(0, move |status| {
-            let mut first = None;
-            let vcpus = kvm::make_vcpus(&kvm, &vcpu_setup).map(|mut vcpus| {
-                first = (!vcpus.is_empty()).then(|| vcpus.remove(0));
-                vcpus
-            });
-            let told = tell.send(vcpus);
-            if let (Ok(()), Some(first), Ok(context)) = (told, first, context.recv()) {
-                run(first, &context, status);
+            let mut threads = Vec::new();
+            let vcpus = start_others(others, &mut threads)
+                .and_then(|senders| Ok((kvm::make_vcpus(&kvm, &vcpu_setup)?.into_iter(), senders)));
+            let (mut first, mut result) = (None, Ok(()));
+            match vcpus {
+                Ok((mut vcpus, senders)) => {
+                    first = vcpus.next();
+                    // A thread takes its vCPU at any time.
+                    senders.iter().zip(vcpus).for_each(|(sender, vcpu)| drop(sender.send(vcpu)));
+                }
+                Err(error) => result = Err(error),
+            }
+            let told = tell.send(Made { threads, result });
+            if let (Ok(()), Some(first), Some(context)) = (told, first, contexts.first()) {
+                run_when_told(first, context, status);
             }
         })?;
-        Ok(Self { vcpu_setup: Some(send), go: Some(go), made: Some(result), first: Some(first), others: Vec::new() })
+        Ok(Self { vcpu_setup: Some(send), go, made: Some(made), first: Some(first) })
     }
 
     /// Gives them the VM that they are made in.
@@ -131,20 +152,40 @@ impl NewVcpus {
         let _ = self.vcpu_setup.take().map(|sender| sender.send(vcpu_setup));
     }
 
-    /// Waits until all are made.
-    fn made(&mut self) -> Result<(), KvmError> {
-        if let Some(Ok(others)) = self.made.take().map(|made| made.recv()) {
-            self.others = others?;
-        }
-        Ok(())
+    /// Waits until all are made, and until the others' threads have come.
+    fn made(&mut self) -> Made {
+        let made = self.made.take().and_then(|made| made.recv().ok());
+        // A panic ended the whole process.
+        made.unwrap_or(Made { threads: Vec::new(), result: Ok(()) })
     }
+}
+
+/// Starts the threads of all vCPUs but the first; returns where each gets its vCPU.
+fn start_others(
+    contexts: Vec<Receiver<VcpuContext>>,
+    threads: &mut Vec<VcpuThread>,
+) -> Result<Vec<SyncSender<Vcpu>>, StartError> {
+    (1..)
+        .zip(contexts)
+        .map(|(id, go)| {
+            let (give, vcpu) = sync_channel(1);
+            let waiting = Waiting { vcpu, go };
+            threads.push(VcpuThread::start(id, move |status| {
+                if let Ok(vcpu) = waiting.vcpu.recv() {
+                    run_when_told(vcpu, &waiting.go, status);
+                }
+            })?);
+            Ok(give)
+        })
+        .collect()
 }
 
 impl Drop for NewVcpus {
     fn drop(&mut self) {
         self.vcpu_setup = None;
-        self.go = None;
-        if let Some(VcpuThread { handle, .. }) = self.first.take() {
+        self.go.clear();
+        let others = self.made().threads;
+        for VcpuThread { handle, .. } in self.first.take().into_iter().chain(others) {
             // A panic ended the whole process.
             let _ = handle.join();
         }
@@ -152,23 +193,16 @@ impl Drop for NewVcpus {
 }
 
 impl VcpuThreads {
-    /// Lets the vCPUs run, each in a thread named after it.
+    /// Lets the vCPUs run, each in a thread named after it; or none of them, if not all could be made.
     pub fn start(mut vcpus: NewVcpus, buses: &Arc<Buses>, shutdown: &Arc<Shutdown>) -> Result<Self, StartError> {
         let context = VcpuContext { buses: Arc::clone(buses), shutdown: Arc::clone(shutdown) };
-        // Nothing waits for the others, so the first one starts as soon as it can. If it cannot, that is told below.
-        let _ = vcpus.go.take().map(|go| go.send(context.clone()));
-        vcpus.made()?;
-        let mut threads = Self(vcpus.first.take().into_iter().collect());
-        for vcpu in vcpus.others.drain(..) {
-            let context = context.clone();
-            match VcpuThread::start(vcpu.id, move |status| run(vcpu, &context, status)) {
-                Ok(thread) => threads.0.push(thread),
-                Err(error) => {
-                    shutdown.end(Outcome::Failed(format!("Cannot start a vCPU's thread: {error}")));
-                    threads.join();
-                    return Err(error.into());
-                }
-            }
+        // Before it is known whether all are made, for nobody else waits for that: where one is missing, none has its vCPU.
+        vcpus.go.drain(..).for_each(|go| drop(go.send(context.clone())));
+        let Made { threads: others, result } = vcpus.made();
+        let mut threads = Self(vcpus.first.take().into_iter().chain(others).collect());
+        if let Err(error) = result {
+            threads.0.drain(..).for_each(|thread| drop(thread.handle.join()));
+            return Err(error);
         }
         Ok(threads)
     }
@@ -188,28 +222,38 @@ impl VcpuThreads {
         self.0.iter().map(|thread| thread.status.registers()).collect()
     }
 
-    /// Waits for all threads to end. The run must have ended, so that they do.
-    pub fn join(self) -> ExitStatistics {
-        while self.0.iter().any(VcpuThread::is_running) {
-            self.0.iter().filter(|thread| thread.is_running()).for_each(VcpuThread::kick);
+    /// Has every vCPU leave the guest, or a system call that blocks, and look whether the run has ended.
+    pub fn kick(&self) {
+        self.0.iter().filter(|thread| thread.is_running()).for_each(VcpuThread::kick);
+    }
+
+    /// Waits until the deadline for all threads to end; returns whether they did. The run must have ended, so that they do, unless one
+    /// waits for the host in a way that no signal interrupts.
+    pub fn join(self, deadline: Instant) -> (ExitStatistics, bool) {
+        while self.0.iter().any(VcpuThread::is_running) && Instant::now() < deadline {
+            self.kick();
             // Most leave at once, and sleeping takes longer than that.
             for _ in 0..YIELDS {
-                thread::yield_now();
+                yield_now();
             }
             if self.0.iter().any(VcpuThread::is_running) {
-                thread::sleep(KICK_INTERVAL);
+                sleep(KICK_INTERVAL);
             }
         }
-        let mut statistics = ExitStatistics::default();
+        let (mut statistics, mut all_ended) = (ExitStatistics::default(), true);
         for VcpuThread { handle, status } in self.0 {
-            // A panic ended the whole process.
-            let _ = handle.join();
+            if handle.is_finished() {
+                // A panic ended the whole process.
+                let _ = handle.join();
+            } else {
+                all_ended = false;
+            }
             statistics.exits.port += status.port.load(Ordering::Relaxed);
             statistics.exits.mmio += status.mmio.load(Ordering::Relaxed);
             statistics.exits.other += status.other.load(Ordering::Relaxed);
             statistics.registers.push(status.registers());
         }
-        statistics
+        (statistics, all_ended)
     }
 }
 
@@ -227,7 +271,7 @@ impl VcpuThread {
     fn start(id: u32, body: impl FnOnce(&Status) + Send + 'static) -> io::Result<Self> {
         let status = Arc::<Status>::default();
         let shared = Arc::clone(&status);
-        let handle = thread::Builder::new().name(format!("vcpu{id}")).spawn(move || body(&shared))?;
+        let handle = thread::spawn(format!("vcpu{id}"), move || body(&shared))?;
         Ok(Self { handle, status })
     }
 
@@ -243,6 +287,13 @@ impl VcpuThread {
     }
 }
 
+/// Runs the vCPU once it is told what it works with; it ends unrun where nobody will tell.
+fn run_when_told(vcpu: Vcpu, go: &Receiver<VcpuContext>, status: &Status) {
+    if let Ok(context) = go.recv() {
+        run(vcpu, &context, status);
+    }
+}
+
 fn run(mut vcpu: Vcpu, context: &VcpuContext, status: &Status) {
     let VcpuContext { buses, shutdown } = context;
     while !shutdown.ended() {
@@ -253,6 +304,7 @@ fn run(mut vcpu: Vcpu, context: &VcpuContext, status: &Status) {
             Next::Enter => {}
             Next::Report(event) => shutdown.event(event),
             Next::Dead(reason) => shutdown.end(Outcome::Died(reason)),
+            Next::Refused(reason) => shutdown.end(Outcome::Failed(reason)),
         }
     }
     status.note_registers(&vcpu);
@@ -285,7 +337,9 @@ impl Status {
         let counter = match exit {
             Exit::PortRead { .. } | Exit::PortWrite { .. } => &self.port,
             Exit::MmioRead { .. } | Exit::MmioWrite { .. } => &self.mmio,
-            Exit::EndOfInterrupt(_) | Exit::Firmware(_) | Exit::Interrupted | Exit::Dead(_) => &self.other,
+            Exit::EndOfInterrupt(_) | Exit::Firmware(_) | Exit::Interrupted | Exit::Dead(_) | Exit::Refused(_) => {
+                &self.other
+            }
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }

@@ -22,6 +22,7 @@ pub mod net;
 pub mod rng;
 pub mod vsock;
 
+use std::io;
 use std::ops::Range;
 
 use event_manager::{EventOps, Events};
@@ -77,6 +78,11 @@ pub trait Worker: Send {
 
     /// Which of the device's queues it serves.
     fn queues(&self) -> Range<usize>;
+
+    /// Gets what it needs of the host beside its event sources, in the thread that will run it and before any vCPU runs.
+    fn prepare(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Adds event sources of its own. Their data must be below [`runner::RESERVED_DATA`].
     fn register(&mut self, _ops: &mut EventOps) -> Result<(), event_manager::Error> {

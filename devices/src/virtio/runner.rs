@@ -1,17 +1,21 @@
 //! The runner of devices, which drives one worker in an event loop, and does what the transport asks of it.
 
+use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps as _};
+use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Worker;
 use super::interrupt::Interrupt;
 use super::queue::{Fault, Queues, VirtQueue};
+use crate::thread;
 
 /// Data of a worker's own event sources stay below this.
 pub const RESERVED_DATA: u32 = 1 << 30;
@@ -23,6 +27,9 @@ const KICK: u32 = 1 << 31;
 /// So many faults of one worker's drivers are told to the user, for a guest can commit as many as it likes.
 const LOGGED_FAULTS: u32 = 3;
 
+/// How soon whoever asks a runner notices that it was given up.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
 /// A worker, its queues, and the way to it.
 pub struct Runner {
     worker: Box<dyn Worker>,
@@ -32,12 +39,42 @@ pub struct Runner {
     wake: Arc<EventFd>,
     interrupt: Interrupt,
     faults: u32,
+    given_up: Arc<AtomicBool>,
+    failure: Failure,
 }
 
 /// The transport's end of a runner.
 pub(super) struct RunnerHandle {
     requests: Sender<Request>,
     wake: Arc<EventFd>,
+    /// The runner waits for the host, and nobody waits for it any more.
+    given_up: Arc<AtomicBool>,
+}
+
+/// Why a worker cannot work.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The host has no thread, no ring or no memory for it.
+    #[error("Cannot start a virtio device")]
+    Host(#[from] io::Error),
+    /// The host does not let it wait for events. The error holds its cause.
+    #[error("Cannot watch the events of a virtio device: {0}")]
+    Events(event_manager::Error),
+}
+
+/// What kept a runner from starting, to be asked for once an event loop has it.
+#[derive(Clone, Default)]
+pub struct Failure(Arc<Mutex<Option<WorkerError>>>);
+
+impl Failure {
+    /// Whether the runner works.
+    pub fn check(&self) -> Result<(), WorkerError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    }
+
+    fn note(&self, error: WorkerError) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
 }
 
 /// What the transport wants.
@@ -58,13 +95,15 @@ struct Request {
 }
 
 impl RunnerHandle {
-    /// Has it done. Returns when it is, or when the runner is gone.
+    /// Has it done. Returns when it is, or when the runner is gone or was given up.
     pub(super) fn ask(&self, command: Command) {
         let (done, finished) = sync_channel(1);
         if self.requests.send(Request { command, done }).is_ok() {
             let _ = self.wake.write(1);
-            // An error means that the runner is gone, and with it all that it did.
-            let _ = finished.recv();
+            // Another error means that the runner is gone, and with it all that it did.
+            while finished.recv_timeout(LOOK_INTERVAL) == Err(RecvTimeoutError::Timeout)
+                && !self.given_up.load(Ordering::Acquire)
+            {}
         }
     }
 }
@@ -78,14 +117,20 @@ impl Runner {
     ) -> io::Result<(Self, RunnerHandle)> {
         let wake = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
         let (sender, requests) = channel();
-        let handle = RunnerHandle { requests: sender, wake: Arc::clone(&wake) };
-        let queues = Queues::new(worker.queues());
-        Ok((Self { worker, queues, kicks, requests, wake, interrupt, faults: 0 }, handle))
+        let given_up = Arc::<AtomicBool>::default();
+        let handle = RunnerHandle { requests: sender, wake: Arc::clone(&wake), given_up: Arc::clone(&given_up) };
+        let (queues, failure) = (Queues::new(worker.queues()), Failure::default());
+        Ok((Self { worker, queues, kicks, requests, wake, interrupt, faults: 0, given_up, failure }, handle))
     }
 
     /// The name of the thread that it must have for itself; none if it shares the main thread's event loop.
     pub fn thread(&self) -> Option<String> {
         self.worker.thread()
+    }
+
+    /// What will tell whether it works.
+    pub fn failure(&self) -> Failure {
+        self.failure.clone()
     }
 
     fn serve(&mut self) {
@@ -141,6 +186,11 @@ impl Runner {
         self.interrupt.needs_reset();
     }
 
+    fn set_up(&mut self, ops: &mut EventOps) -> Result<(), WorkerError> {
+        self.worker.prepare()?;
+        self.add_sources(ops).map_err(WorkerError::Events)
+    }
+
     fn add_sources(&mut self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
         ops.add(Events::with_data(&*self.wake, REQUEST, EventSet::IN))?;
         for (queue, kick) in &self.kicks {
@@ -152,8 +202,8 @@ impl Runner {
 
 impl MutEventSubscriber for Runner {
     fn init(&mut self, ops: &mut EventOps) {
-        if let Err(error) = self.add_sources(ops) {
-            log::error!("A virtio device does not work: {error}");
+        if let Err(error) = self.set_up(ops) {
+            self.failure.note(error);
         }
     }
 
@@ -172,13 +222,21 @@ impl MutEventSubscriber for Runner {
     }
 }
 
-/// Runners in threads of their own, until dropped.
-#[derive(Default)]
-pub struct WorkerThreads(Vec<LaneThread>);
+/// Runners in threads of their own. When dropped, they are gone; [`Self::finish`] does not wait without bound.
+pub struct WorkerThreads {
+    threads: Vec<WorkerThread>,
+    /// Disconnected once the last thread has let go of all that it had.
+    ended: Receiver<Infallible>,
+    /// For the threads; none once they are waited for.
+    alive: Option<Sender<Infallible>>,
+}
 
-struct LaneThread {
+struct WorkerThread {
+    name: String,
     handle: JoinHandle<()>,
     stop: Arc<Stop>,
+    started: Receiver<Result<(), WorkerError>>,
+    given_up: Arc<AtomicBool>,
 }
 
 struct Stop {
@@ -186,39 +244,89 @@ struct Stop {
     wake: EventFd,
 }
 
+impl Default for WorkerThreads {
+    fn default() -> Self {
+        let (alive, ended) = channel();
+        Self { threads: Vec::new(), ended, alive: Some(alive) }
+    }
+}
+
 impl WorkerThreads {
-    /// Starts a thread for a runner.
+    /// Starts a thread for a runner. Whether it has all that it needs, [`Self::started`] tells.
     pub fn start(&mut self, name: String, runner: Runner) -> io::Result<()> {
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let stop = Arc::new(Stop { wanted: AtomicBool::new(false), wake });
-        let shared = Arc::clone(&stop);
-        let handle = thread::Builder::new().name(name).spawn(move || run(runner, &shared))?;
-        self.0.push(LaneThread { handle, stop });
+        let (tell, started) = sync_channel(1);
+        let (shared, given_up, alive) = (Arc::clone(&stop), Arc::clone(&runner.given_up), self.alive.clone());
+        let body = move || {
+            run(runner, &shared, &tell);
+            drop(alive);
+        };
+        let handle = thread::spawn(name.clone(), body)?;
+        self.threads.push(WorkerThread { name, handle, stop, started, given_up });
         Ok(())
+    }
+
+    /// Waits until every runner has what it needs of the host.
+    pub fn started(&self) -> Result<(), WorkerError> {
+        // A thread that tells nothing has panicked, which ended the whole process.
+        self.threads.iter().try_for_each(|thread| thread.started.recv().unwrap_or(Ok(())))
+    }
+
+    /// Has every runner do what the guest sent last, and end. Does not wait.
+    pub fn stop(&self) {
+        for WorkerThread { stop, .. } in &self.threads {
+            stop.wanted.store(true, Ordering::Release);
+            let _ = stop.wake.write(1);
+        }
+    }
+
+    /// Waits for them until the deadline. Those that still wait for the host then are given up: their names are returned, nobody who
+    /// asks them waits any more, and all that they use must stay until the process ends.
+    pub fn finish(mut self, deadline: Instant) -> Vec<String> {
+        self.stop();
+        self.alive = None;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let all_ended = self.ended.recv_timeout(left) == Err(RecvTimeoutError::Disconnected);
+        let mut given_up = Vec::new();
+        for thread in self.threads.drain(..) {
+            if all_ended || thread.handle.is_finished() {
+                // A panic ended the whole process.
+                let _ = thread.handle.join();
+            } else {
+                thread.given_up.store(true, Ordering::Release);
+                given_up.push(thread.name);
+            }
+        }
+        given_up
     }
 }
 
 impl Drop for WorkerThreads {
     fn drop(&mut self) {
-        for LaneThread { stop, .. } in &self.0 {
-            stop.wanted.store(true, Ordering::Release);
-            let _ = stop.wake.write(1);
-        }
-        for LaneThread { handle, .. } in self.0.drain(..) {
+        self.stop();
+        for WorkerThread { handle, .. } in self.threads.drain(..) {
             // A panic ended the whole process.
             let _ = handle.join();
         }
     }
 }
 
-fn run(runner: Runner, stop: &Arc<Stop>) {
-    let Ok(mut manager) = EventManager::<Box<dyn MutEventSubscriber>>::new() else {
-        log::error!("A virtio device does not work: its event loop cannot be made");
-        return;
+fn run(runner: Runner, stop: &Arc<Stop>, tell: &SyncSender<Result<(), WorkerError>>) {
+    let failures = [Failure::default(), runner.failure()];
+    let mut manager = match EventManager::<Box<dyn MutEventSubscriber>>::new() {
+        Ok(manager) => manager,
+        Err(error) => {
+            let _ = tell.send(Err(WorkerError::Events(error)));
+            return;
+        }
     };
-    manager.add_subscriber(Box::new(Arc::clone(stop)));
+    manager.add_subscriber(Box::new(Stopping { stop: Arc::clone(stop), failure: failures[0].clone() }));
     manager.add_subscriber(Box::new(runner));
-    while !stop.wanted.load(Ordering::Acquire) {
+    let started = failures.iter().try_for_each(Failure::check);
+    let works = started.is_ok();
+    let _ = tell.send(started);
+    while works && !stop.wanted.load(Ordering::Acquire) {
         // Interrupted by a signal or not, there is nothing to do but to look again.
         let _ = manager.run();
     }
@@ -226,15 +334,21 @@ fn run(runner: Runner, stop: &Arc<Stop>) {
     let _ = manager.run_with_timeout(0);
 }
 
-impl event_manager::EventSubscriber for Stop {
-    fn init(&self, ops: &mut EventOps) {
-        if let Err(error) = ops.add(Events::new(&self.wake, EventSet::IN)) {
-            log::error!("A virtio device's thread does not stop: {error}");
+/// Wakes the thread when it is to end.
+struct Stopping {
+    stop: Arc<Stop>,
+    failure: Failure,
+}
+
+impl MutEventSubscriber for Stopping {
+    fn init(&mut self, ops: &mut EventOps) {
+        if let Err(error) = ops.add(Events::new(&self.stop.wake, EventSet::IN)) {
+            self.failure.note(WorkerError::Events(error));
         }
     }
 
-    fn process(&self, _events: Events, _ops: &mut EventOps) {
-        let _ = self.wake.read();
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        let _ = self.stop.wake.read();
     }
 }
 
@@ -242,7 +356,7 @@ impl event_manager::EventSubscriber for Stop {
 mod tests {
     use std::ops::Range;
     use std::sync::mpsc;
-    use std::time::Duration;
+    use std::thread;
 
     use super::*;
     use crate::virtio::VirtioDevice;

@@ -2,8 +2,9 @@
 
 use carpel_arch::VirtualMapRegisters;
 use carpel_devices::event::GuestEvent;
-use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_bindings::{KVM_MP_STATE_RUNNABLE, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::errno::Error as Errno;
 
 use super::host;
 use crate::exit::Exit;
@@ -13,6 +14,8 @@ pub struct Vcpu {
     /// Its number, from 0.
     pub id: u32,
     fd: VcpuFd,
+    /// KVM_RUN said EAGAIN when it was entered last, though the vCPU was runnable.
+    put_off: bool,
 }
 
 /// Why KVM_RUN returned, without what the exit carries.
@@ -23,6 +26,7 @@ enum Left {
     Firmware(GuestEvent),
     Interrupted,
     Dead(Death),
+    Refused(Errno),
 }
 
 /// Why a vCPU cannot go on.
@@ -40,11 +44,12 @@ pub(super) enum Death {
 impl Vcpu {
     /// Wraps KVM's vCPU number `id`.
     pub(super) const fn new(id: u32, fd: VcpuFd) -> Self {
-        Self { id, fd }
+        Self { id, fd, put_off: false }
     }
 
     /// Enters the guest until it exits. What a read gets must be in place when it is entered again.
     pub fn run(&mut self) -> Exit<'_> {
+        let was_put_off = std::mem::replace(&mut self.put_off, false);
         let left = match self.fd.run() {
             Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => Left::Port,
             Ok(VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..)) => Left::Mmio,
@@ -55,7 +60,13 @@ impl Vcpu {
             Ok(VcpuExit::FailEntry(reason, _)) => Left::Dead(Death::FailEntry(reason)),
             Ok(VcpuExit::InternalError) => Left::Dead(Death::InternalError),
             Ok(other) => Left::Dead(Death::Unexpected(format!("KVM left the guest for {other:?}"))),
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Left::Interrupted,
+            Err(error) if error.errno() == libc::EINTR => Left::Interrupted,
+            // Once of a vCPU that waits to be started; of a runnable one again and again, where the host has no thread for KVM.
+            Err(error) if error.errno() == libc::EAGAIN => {
+                self.put_off = self.is_runnable();
+                if self.put_off && was_put_off { Left::Refused(error) } else { Left::Interrupted }
+            }
+            Err(error) if error.errno() == libc::ENOMEM => Left::Refused(error),
             Err(error) => Left::Dead(Death::Unexpected(format!("KVM_RUN failed: {error}"))),
         };
         match left {
@@ -65,7 +76,13 @@ impl Vcpu {
             Left::Firmware(event) => Exit::Firmware(event),
             Left::Interrupted => Exit::Interrupted,
             Left::Dead(death) => Exit::Dead(host::explain(self.id, &mut self.fd, &death)),
+            Left::Refused(error) => Exit::Refused(format!("vCPU {} cannot go on: KVM_RUN failed: {error}", self.id)),
         }
+    }
+
+    /// Whether it would run if it was entered: it waits for no other vCPU to start it.
+    fn is_runnable(&self) -> bool {
+        self.fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_RUNNABLE)
     }
 
     /// Whether it is halted for good: nothing but another vCPU or a reset can make it run again.

@@ -1,5 +1,6 @@
 //! Serving a queue of requests, in a thread of its own.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -87,14 +88,13 @@ impl Worker for BlkWorker {
         self.queue..self.queue + 1
     }
 
+    fn prepare(&mut self) -> io::Result<()> {
+        self.engine = Some(engine::new(self.choice, &self.disk, self.size)?);
+        Ok(())
+    }
+
     fn register(&mut self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
-        match engine::new(self.choice, &self.disk, self.size) {
-            Ok(engine) => {
-                engine.register(DONE, ops)?;
-                self.engine = Some(engine);
-            }
-            Err(error) => log::error!("A disk does not work: cannot start its threads: {error}"),
-        }
+        self.engine.iter().try_for_each(|engine| engine.register(DONE, ops))?;
         self.limits.bytes.register(BYTES, ops)?;
         self.limits.operations.register(OPERATIONS, ops)
     }
@@ -141,6 +141,7 @@ mod tests {
 
     impl MutEventSubscriber for Idle {
         fn init(&mut self, ops: &mut EventOps) {
+            self.0.prepare().unwrap();
             self.0.register(ops).unwrap();
         }
 

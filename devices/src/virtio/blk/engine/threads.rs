@@ -3,12 +3,13 @@
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use event_manager::{EventOps, EventSet, Events};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Disk, Done, Engine, Request};
+use crate::thread;
 
 /// So many requests of a queue wait for the host at a time: enough to keep a disk busy, and few for the host to have.
 const THREADS: usize = 4;
@@ -35,7 +36,7 @@ impl Pool {
             let (waiting, finished) = (Arc::clone(&waiting), finished.clone());
             let (disk, bell) = (Arc::clone(disk), Arc::clone(&pool.bell));
             let work = move || work(&waiting, &finished, &disk, &bell);
-            pool.threads.push(thread::Builder::new().name(format!("blk-io-{number}")).spawn(work)?);
+            pool.threads.push(thread::spawn(format!("blk-io-{number}"), work)?);
         }
         Ok(pool)
     }
