@@ -12,9 +12,9 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::cpus;
 use crate::map::Format;
 use crate::output;
+use crate::values;
 
 /// Exit status when the command line or a file named on it is wrong.
 pub const USAGE_ERROR: u8 = 2;
@@ -73,25 +73,25 @@ pub struct GuestArgs {
     #[arg(long, value_name = "FILE")]
     pub firmware: Option<PathBuf>,
     /// Boot the kernel by linux, pvh or multiboot [default: the best way that it offers]
-    #[arg(long, value_name = "WAY", value_parser = boot)]
+    #[arg(long, value_name = "WAY", value_parser = values::boot)]
     pub boot: Option<Boot>,
     /// Initial RAM disk; for a Multiboot kernel, its module
     #[arg(short, long, visible_alias = "initramfs", value_name = "FILE")]
     pub initrd: Option<PathBuf>,
     /// Guest memory: bytes, or with K, M, G, T in powers of 1024 [default: 1G]
-    #[arg(short, long, visible_alias = "memory", value_name = "SIZE", value_parser = units::size)]
+    #[arg(short, long, visible_alias = "memory", value_name = "SIZE", value_parser = values::memory)]
     // A negative number is a wrong value then, not an unknown option.
     #[arg(allow_negative_numbers = true)]
     pub mem: Option<u64>,
     /// Number of vCPUs, and how they are arranged: 8, or 8,sockets=2,cores=2,threads=2 (cores of a socket, threads of a core)
     /// [default: 1]
-    #[arg(short, long, value_name = "N", value_parser = cpus::parse, allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "N", value_parser = values::cpus, allow_hyphen_values = true)]
     pub cpus: Option<Topology>,
     /// Guest physical map [default: the architecture's]
     #[arg(long, value_name = "NAME")]
     pub layout: Option<String>,
     /// Interrupt controller of an aarch64 guest: GICv2 or GICv3 [default: 3 where the host has it]
-    #[arg(long, value_name = "VERSION", value_parser = gic)]
+    #[arg(long, value_name = "VERSION", value_parser = values::gic)]
     pub gic: Option<u8>,
 }
 
@@ -100,10 +100,10 @@ pub struct MapArgs {
     #[command(flatten)]
     pub guest: GuestArgs,
     /// Architecture of the guest [default: this host's]
-    #[arg(long, value_name = "ARCH", value_parser = architecture)]
+    #[arg(long, value_name = "ARCH", value_parser = values::architecture)]
     pub arch: Option<Arch>,
     /// Guest physical address bits [default: 46 on x86_64, 40 on aarch64 and riscv64]
-    #[arg(long, value_name = "BITS", value_parser = phys_bits, allow_hyphen_values = true)]
+    #[arg(long, value_name = "BITS", value_parser = values::phys_bits, allow_hyphen_values = true)]
     pub phys_bits: Option<u8>,
     /// How to print it
     #[arg(long, value_enum, default_value = "text")]
@@ -142,10 +142,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "TARGET")]
     pub console: Option<String>,
     /// End the guest after this time (30s, 2m, 500ms), with status 124
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, allow_hyphen_values = true)]
+    #[arg(long, value_name = "DURATION", value_parser = units::time_limit, allow_hyphen_values = true)]
     pub timeout: Option<Duration>,
     /// End the guest when its console was silent for this time, with status 122
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, allow_hyphen_values = true)]
+    #[arg(long, value_name = "DURATION", value_parser = units::time_limit, allow_hyphen_values = true)]
     pub watchdog: Option<Duration>,
     /// End the guest when a line of its console matches, with status 0
     #[arg(long, value_name = "REGEX", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
@@ -186,29 +186,6 @@ pub enum Announcement {
     Tables,
     /// By `virtio_mmio.device=` on its command line
     Cmdline,
-}
-
-fn architecture(name: &str) -> Result<Arch, String> {
-    Arch::from_name(name).ok_or_else(|| format!("The architectures are {}", Arch::ALL.map(Arch::name).join(", ")))
-}
-
-fn boot(name: &str) -> Result<Boot, String> {
-    let ways = Boot::OF_IMAGES;
-    let found = ways.into_iter().find(|way| way.name() == name);
-    found.ok_or_else(|| format!("The ways to boot are {}", ways.map(Boot::name).join(", ")))
-}
-
-fn gic(version: &str) -> Result<u8, &'static str> {
-    match version {
-        "2" => Ok(2),
-        "3" => Ok(3),
-        _ => Err("The versions are 2 and 3"),
-    }
-}
-
-/// Which numbers there are is the map's to say.
-fn phys_bits(bits: &str) -> Result<u8, &'static str> {
-    bits.parse().map_err(|_| "Address bits are a whole number from 32 to 52")
 }
 
 /// Prints help or version as they are, and an error as one line.

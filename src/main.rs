@@ -5,7 +5,6 @@
 mod cli;
 mod config;
 mod config_file;
-mod cpus;
 mod devices;
 mod doctor;
 mod dry_run;
@@ -13,6 +12,7 @@ mod map;
 mod output;
 mod report;
 mod run;
+mod values;
 
 use std::panic;
 use std::process::{self, ExitCode};
