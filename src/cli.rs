@@ -2,18 +2,15 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use carpel_arch::Topology;
 use carpel_arch::map::{Arch, Boot};
 use carpel_devices::units;
 use clap::builder::NonEmptyStringValueParser;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::map::Format;
-use crate::output;
 use crate::values;
 
 /// Exit status when the command line or a file named on it is wrong.
@@ -61,6 +58,13 @@ pub enum Command {
     Devices,
     /// Check what this host can run
     Doctor,
+    /// Print help, as --help does
+    Help {
+        /// A command to print the help of
+        command: Option<OsString>,
+    },
+    /// Print the version, as --version does
+    Version,
 }
 
 /// What `run` and `map` have in common.
@@ -186,53 +190,6 @@ pub enum Announcement {
     Tables,
     /// By `virtio_mmio.device=` on its command line
     Cmdline,
-}
-
-/// Prints help or version as they are, and an error as one line.
-pub fn report_usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        // A closed stdout leaves nothing to tell and nobody to tell it to.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
-    }
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        output::complain("No command is given; see `carpel --help`");
-        return ExitCode::from(USAGE_ERROR);
-    }
-    let mut message = usage_error(&error.render().to_string());
-    let unknown = [ErrorKind::UnknownArgument, ErrorKind::InvalidSubcommand].contains(&error.kind());
-    if unknown && !message.contains("; tip: ") {
-        message += &advice(error);
-    }
-    output::complain(message);
-    // `--` comes before a command only.
-    let with_command = std::env::args_os().any(|argument| argument == "--");
-    ExitCode::from(if with_command { FAILURE } else { USAGE_ERROR })
-}
-
-/// Where to read on, after an argument that is unlike any other.
-fn advice(error: &clap::Error) -> String {
-    let argument = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(argument)) => argument.as_str(),
-        _ => return "; see `carpel --help`".into(),
-    };
-    let command = std::env::args().nth(1).filter(|name| Cli::command().find_subcommand(name).is_some());
-    let command = command.map_or_else(String::new, |name| name + " ");
-    let kernel =
-        if command == "run " && !argument.starts_with('-') { ": a kernel is named by --kernel FILE" } else { "" };
-    format!("; see `carpel {command}--help`{kernel}")
-}
-
-/// What the parser found wrong, without its advice to put values behind `--`, which comes before a command here.
-fn usage_error(text: &str) -> String {
-    let superfluous = ["Usage:", "For more", "tip: to pass"];
-    let is_needed = |line: &&str| !superfluous.iter().any(|start| line.trim_start().starts_with(start));
-    let lines: Vec<_> = text.lines().filter(is_needed).collect();
-    let paragraphs = lines.split(|line| line.is_empty()).filter(|lines| !lines.is_empty());
-    let words = |lines: &[&str]| lines.iter().flat_map(|line| line.split_whitespace()).collect::<Vec<_>>().join(" ");
-    let message = paragraphs.map(words).collect::<Vec<_>>().join("; ");
-    let mut chars = message.trim_start_matches("error: ").chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// Starts logging to stderr. `RUST_LOG` wins over `-v`.

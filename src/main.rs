@@ -12,14 +12,15 @@ mod map;
 mod output;
 mod report;
 mod run;
+mod scan;
+mod usage;
 mod values;
+mod words;
 
-use std::panic;
 use std::process::{self, ExitCode};
+use std::{env, panic};
 
-use clap::Parser as _;
-
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
 
 fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
@@ -33,9 +34,9 @@ fn main() -> ExitCode {
         output::complain(message);
         process::exit(cli::FAILURE.into());
     }));
-    let cli = match Cli::try_parse() {
+    let cli = match usage::parse(&env::args_os().collect::<Vec<_>>()) {
         Ok(cli) => cli,
-        Err(error) => return cli::report_usage(&error),
+        Err(stop) => return stop.tell(),
     };
     cli::start_logging(cli.verbose);
     let text = match cli.command {
@@ -43,6 +44,8 @@ fn main() -> ExitCode {
         Command::Doctor => return doctor::run(),
         Command::Map(args) => map::text(&args),
         Command::Devices => Ok(devices::list()),
+        // Parsing has answered these two itself.
+        Command::Help { .. } | Command::Version => return ExitCode::SUCCESS,
     };
     let (error, status) = match text.map(|text| output::print(&text)) {
         Ok(Ok(())) => return ExitCode::SUCCESS,
