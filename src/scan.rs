@@ -121,7 +121,7 @@ impl<'a> Scan<'a> {
         match words::option(&word).filter(|_| !own) {
             Some(answer) => self.items.push(Item::Answered(word, answer)),
             None if self.root.get_arguments().chain(self.options()).any(is_long) => {
-                self.items.push(Item::OneDash(word))
+                self.items.push(Item::OneDash(word));
             }
             None => self.letters(arg, rest),
         }

@@ -3,6 +3,7 @@
 use std::any::TypeId;
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -160,7 +161,8 @@ fn no_text(item: &Item) -> Option<String> {
         Item::Option(option, Some(value)) => {
             let is_path = option.get_value_parser().type_id() == TypeId::of::<PathBuf>();
             let is_text = is_path || value.to_str().is_some();
-            (!is_text).then(|| format!("Invalid value {value:?} for '{option}': It is not UTF-8"))
+            let value = value.as_bytes().escape_ascii();
+            (!is_text).then(|| format!("Invalid value '{value}' for '{option}': It is not UTF-8"))
         }
         _ => None,
     }

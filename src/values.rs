@@ -4,8 +4,8 @@ use carpel_arch::Topology;
 use carpel_arch::map::{Arch, Boot};
 use carpel_devices::units;
 
-/// Bare numbers below it are no memory of a guest in bytes: who writes them has MiB in mind, as QEMU takes them.
-const LEAST_BARE: u64 = 1 << 20;
+/// Bare numbers below it are too little for a guest as bytes, and up to 512 GiB as MiB, which other monitors take them for.
+const LEAST_BARE: u64 = 1 << 19;
 
 /// Parses the size of a guest's memory in bytes.
 pub fn memory(text: &str) -> Result<u64, String> {
@@ -97,8 +97,8 @@ mod tests {
     #[test]
     fn memory_that_nobody_means_is_answered_by_what_is_meant() {
         assert_eq!(memory("512M"), Ok(512 << 20));
-        assert_eq!(memory("1048576"), Ok(1 << 20));
-        for bare in ["1", "512", "4097", "1048575"] {
+        assert_eq!(memory("524288"), Ok(1 << 19));
+        for bare in ["1", "512", "4097", "524287"] {
             assert!(memory(bare).unwrap_err().ends_with(&format!("in MiB it is {bare}M")), "{bare}");
         }
         assert_eq!(memory("0"), Ok(0));

@@ -1,4 +1,4 @@
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStringExt as _;
 
 use proptest::prelude::*;
 

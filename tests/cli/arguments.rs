@@ -137,7 +137,11 @@ fn without_anything_to_do_the_message_says_what_to_name() {
 fn arguments_that_are_no_text_are_refused() {
     let mut command = hello(&["-a"]);
     command.arg(OsStr::from_bytes(b"root=\xFF"));
-    expect_parts(&refusal(&mut command, 2), &["UTF-8"]);
+    expect_parts(&refusal(&mut command, 2), &["UTF-8", "'--append <TEXT>'", "root=\\xff"]);
+    for strange in [&b"\xFF"[..], b"-\xFF", b"--\xFF=x", b"-h\xFF"] {
+        refusal(hello(&[]).arg(OsStr::from_bytes(strange)), 2);
+        refusal(carpel::<&str>(&[]).arg(OsStr::from_bytes(strange)), 2);
+    }
 }
 
 #[test]
