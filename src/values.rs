@@ -4,7 +4,8 @@ use carpel_arch::Topology;
 use carpel_arch::map::{Arch, Boot};
 use carpel_devices::units;
 
-/// Bare numbers below it are too little for a guest as bytes, and up to 512 GiB as MiB, which other monitors take them for.
+/// Bare numbers below it are too little for a guest as bytes, and up to 512 GiB as the MiB that other monitors take them
+/// for.
 const LEAST_BARE: u64 = 1 << 19;
 
 /// Parses the size of a guest's memory in bytes.

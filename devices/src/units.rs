@@ -11,8 +11,8 @@ const TIMES: [(&str, u128); 4] =
 const TIME_DIGITS: usize = 13;
 const LONG: &str = "The duration is longer than five centuries";
 
-/// Parses a size in bytes: a number with `K`, `M`, `G` or `T` for powers of 1024, each with `B` or `iB` behind it or not, in
-/// whatever case. There may be decimals if the bytes are whole.
+/// Parses a size in bytes: a number with `K`, `M`, `G` or `T` for powers of 1024, each with `B` or `iB` behind it or not,
+/// in whatever case. There may be decimals if the bytes are whole.
 ///
 /// The error says what a size is, or why this one cannot be.
 pub fn size(text: &str) -> Result<u64, String> {
@@ -56,7 +56,8 @@ fn fraction(digits: &str, shift: u32) -> Option<u64> {
     digits.iter().all(|&digit| digit == 0).then_some(whole)
 }
 
-/// Parses a duration: a number, also with decimals, and `ms`, `s`, `m` or `h`. It may be zero, and is whole in nanoseconds.
+/// Parses a duration: a number, also with decimals, and `ms`, `s`, `m` or `h`. It may be zero, and is whole in
+/// nanoseconds.
 ///
 /// The error says what a duration is; for a bare number it names it in seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
