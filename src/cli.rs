@@ -1,21 +1,17 @@
 //! The command line, as arguments only: nothing here opens a file or a device.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt as _;
+use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use carpel_arch::Topology;
 use carpel_arch::map::{Arch, Boot};
 use carpel_devices::units;
 use clap::builder::NonEmptyStringValueParser;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::cpus;
 use crate::map::Format;
-use crate::output;
+use crate::values;
 
 /// Exit status when the command line or a file named on it is wrong.
 pub const USAGE_ERROR: u8 = 2;
@@ -40,11 +36,15 @@ Exit status:
   130  Ctrl-A x; 128+N: signal N
   (v << 1) | 1: the guest wrote v to the debug-exit port";
 
+const HELP: &str = "\
+Boot a kernel: carpel run -k bzImage -i initrd
+More: carpel help run, carpel doctor";
+
 /// A microVM monitor for Linux on KVM.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(version, max_term_width = 100, disable_help_subcommand = true, after_help = HELP)]
 pub struct Cli {
-    /// Log more, to stderr (twice: everything); RUST_LOG is honoured too
+    /// Log more, to stderr (twice: everything); RUST_LOG chooses what
     #[arg(short, long, global = true, action = ArgAction::Count, display_order = 1000)]
     pub verbose: u8,
     #[command(subcommand)]
@@ -62,6 +62,13 @@ pub enum Command {
     Devices,
     /// Check what this host can run
     Doctor,
+    /// Print help, as --help does
+    Help {
+        /// A command to print the help of
+        command: Option<OsString>,
+    },
+    /// Print the version, as --version does
+    Version,
 }
 
 /// What `run` and `map` have in common.
@@ -70,29 +77,28 @@ pub struct GuestArgs {
     /// Kernel to boot; its format is recognised
     #[arg(short, long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Firmware to start instead of a kernel, or to start a bzImage by
+    /// Boot firmware, instead of a kernel or to start a bzImage
     #[arg(long, value_name = "FILE")]
     pub firmware: Option<PathBuf>,
-    /// Boot the kernel by linux, pvh or multiboot [default: the best way that it offers]
-    #[arg(long, value_name = "WAY", value_parser = boot)]
+    /// How to enter the kernel: linux, pvh or multiboot [default: the best that it offers]
+    #[arg(long, value_name = "WAY", value_parser = values::boot)]
     pub boot: Option<Boot>,
     /// Initial RAM disk; for a Multiboot kernel, its module
     #[arg(short, long, visible_alias = "initramfs", value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// Guest memory: bytes, or with K, M, G, T in powers of 1024 [default: 1G]
-    #[arg(short, long, visible_alias = "memory", value_name = "SIZE", value_parser = units::size)]
+    /// Guest memory, such as 512M, 4G or 1.5GiB, in powers of 1024 [default: 1G]
+    #[arg(short, long, visible_alias = "memory", value_name = "SIZE", value_parser = values::memory)]
     // A negative number is a wrong value then, not an unknown option.
     #[arg(allow_negative_numbers = true)]
     pub mem: Option<u64>,
-    /// Number of vCPUs, and how they are arranged: 8, or 8,sockets=2,cores=2,threads=2 (cores of a socket, threads of a core)
-    /// [default: 1]
-    #[arg(short, long, value_name = "N", value_parser = cpus::parse, allow_hyphen_values = true)]
+    /// Number of vCPUs, and their arrangement: 8, or 8,sockets=2,cores=2,threads=2 [default: 1]
+    #[arg(short, long, value_name = "N", value_parser = values::cpus, allow_hyphen_values = true)]
     pub cpus: Option<Topology>,
     /// Guest physical map [default: the architecture's]
     #[arg(long, value_name = "NAME")]
     pub layout: Option<String>,
-    /// Interrupt controller of an aarch64 guest: GICv2 or GICv3 [default: 3 where the host has it]
-    #[arg(long, value_name = "VERSION", value_parser = gic)]
+    /// GIC of an aarch64 guest: 2 or 3 [default: 3 where the host has it]
+    #[arg(long, value_name = "VERSION", value_parser = values::gic)]
     pub gic: Option<u8>,
 }
 
@@ -101,52 +107,52 @@ pub struct MapArgs {
     #[command(flatten)]
     pub guest: GuestArgs,
     /// Architecture of the guest [default: this host's]
-    #[arg(long, value_name = "ARCH", value_parser = architecture)]
+    #[arg(long, value_name = "ARCH", value_parser = values::architecture)]
     pub arch: Option<Arch>,
     /// Guest physical address bits [default: 46 on x86_64, 40 on aarch64 and riscv64]
-    #[arg(long, value_name = "BITS", value_parser = phys_bits, allow_hyphen_values = true)]
+    #[arg(long, value_name = "BITS", value_parser = values::phys_bits, allow_hyphen_values = true)]
     pub phys_bits: Option<u8>,
-    /// How to print it
-    #[arg(long, value_enum, default_value = "text")]
+    /// How to print it: text, json or markdown
+    #[arg(long, value_enum, default_value = "text", hide_possible_values = true)]
     pub format: Format,
 }
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Take a configuration from a file, as --dry-run --format json prints one; options named here win, lists are appended
+    /// Configuration from a file; options named here win, lists are appended
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub guest: GuestArgs,
-    /// Show the guest less than the host's processor: host, max or x86-64-v1 to x86-64-v4, then ,+FEATURE or ,-FEATURE
+    /// Processor: host, max or x86-64-v1 to x86-64-v4, then ,+FEATURE or ,-FEATURE as wanted
     #[arg(long, value_name = "MODEL", allow_hyphen_values = true)]
     pub cpu: Option<String>,
     /// Add to the kernel command line (may repeat)
     #[arg(short, long, visible_alias = "cmdline", value_name = "TEXT", allow_hyphen_values = true)]
     pub append: Vec<String>,
-    /// Give the guest a disk: FILE, then keys of blk, as in FILE,ro,id=X; `carpel devices` lists them (may repeat)
+    /// Add a disk: FILE, then keys of `blk` in `carpel devices`, as in FILE,ro,id=X (may repeat)
     #[arg(long, value_name = "FILE")]
     pub disk: Vec<String>,
-    /// Give the guest a network interface: tap=NAME, then keys of net; `carpel devices` lists them (may repeat)
+    /// Add a network interface: tap=NAME, then keys of `net` in `carpel devices` (may repeat)
     #[arg(long, value_name = "KIND")]
     pub net: Vec<String>,
-    /// Connect the guest's vsock to a unix socket: cid=N,uds=PATH, as `carpel devices` says of vsock
+    /// Connect the guest's vsock to a unix socket: cid=N,uds=PATH
     #[arg(long, value_name = "KEYS")]
     pub vsock: Option<String>,
-    /// Configure a device: KIND[,key=value...]; `carpel devices` lists them (may repeat)
+    /// Add or configure any device of `carpel devices`: KIND[,key=value...] (may repeat)
     #[arg(long, value_name = "DEVICE")]
     pub device: Vec<String>,
-    /// How the kernel learns of virtio devices: tables, or cmdline for a kernel without ACPI [default: tables]
+    /// How the kernel learns of virtio devices: tables, or cmdline where it has no ACPI [default: tables]
     #[arg(long, value_enum, value_name = "WAY", hide_possible_values = true)]
     pub announce: Option<Announcement>,
-    /// Where the guest's console goes: stdio, null, file=FILE, socket=FILE or pty; on a terminal, Ctrl-A x ends the guest [default: stdio]
+    /// Where the console goes: stdio (Ctrl-A x ends the guest), null, file=FILE, socket=FILE, pty [default: stdio]
     #[arg(long, value_name = "TARGET")]
     pub console: Option<String>,
-    /// End the guest after this time (30s, 2m, 500ms), with status 124
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, allow_hyphen_values = true)]
+    /// End the guest after this time (30s, 2m, 500ms, 1.5s), with status 124
+    #[arg(long, value_name = "DURATION", value_parser = units::time_limit, allow_hyphen_values = true)]
     pub timeout: Option<Duration>,
-    /// End the guest when its console was silent for this time, with status 122
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, allow_hyphen_values = true)]
+    /// End the guest when its console is silent for this time, with status 122
+    #[arg(long, value_name = "DURATION", value_parser = units::time_limit, allow_hyphen_values = true)]
     pub watchdog: Option<Duration>,
     /// End the guest when a line of its console matches, with status 0
     #[arg(long, value_name = "REGEX", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
@@ -166,8 +172,8 @@ pub struct RunArgs {
     /// Print the plan (map, command line, devices) and stop
     #[arg(long)]
     pub dry_run: bool,
-    /// How --dry-run prints it
-    #[arg(long, value_enum, default_value = "text", requires = "dry_run")]
+    /// How --dry-run prints it: text, or json, which --config takes
+    #[arg(long, value_enum, default_value = "text", requires = "dry_run", hide_possible_values = true)]
     pub format: PlanFormat,
     /// Run a command in the guest (not built yet)
     #[arg(last = true, value_name = "COMMAND", hide = true)]
@@ -190,89 +196,6 @@ pub enum Announcement {
     Tables,
     /// By `virtio_mmio.device=` on its command line
     Cmdline,
-}
-
-fn architecture(name: &str) -> Result<Arch, String> {
-    Arch::from_name(name).ok_or_else(|| format!("The architectures are {}", Arch::ALL.map(Arch::name).join(", ")))
-}
-
-fn boot(name: &str) -> Result<Boot, String> {
-    let ways = Boot::OF_IMAGES;
-    let found = ways.into_iter().find(|way| way.name() == name);
-    found.ok_or_else(|| format!("The ways to boot are {}", ways.map(Boot::name).join(", ")))
-}
-
-fn gic(version: &str) -> Result<u8, &'static str> {
-    match version {
-        "2" => Ok(2),
-        "3" => Ok(3),
-        _ => Err("The versions are 2 and 3"),
-    }
-}
-
-/// Which numbers there are is the map's to say.
-fn phys_bits(bits: &str) -> Result<u8, &'static str> {
-    bits.parse().map_err(|_| "Address bits are a whole number from 32 to 52")
-}
-
-/// The values of `--report` on a command line of `run` that is not understood otherwise. None where it asks for a plan.
-pub fn named_reports(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let arguments: Vec<_> = arguments.into_iter().skip(1).take_while(|argument| argument != "--").collect();
-    if arguments.iter().all(|argument| argument != "run") || arguments.iter().any(|argument| argument == "--dry-run") {
-        return Vec::new();
-    }
-    let pairs = arguments.iter().zip(arguments.iter().skip(1));
-    let apart = pairs.filter(|(option, _)| *option == "--report").map(|(_, value)| value.clone());
-    let attached =
-        |argument: &OsString| Some(OsStr::from_bytes(argument.as_bytes().strip_prefix(b"--report=")?).to_owned());
-    apart.chain(arguments.iter().filter_map(attached)).collect()
-}
-
-/// Prints help or version as they are, and an error as one line.
-pub fn report_usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        // A closed stdout leaves nothing to tell and nobody to tell it to.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
-    }
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        output::complain("No command is given; see `carpel --help`");
-        return ExitCode::from(USAGE_ERROR);
-    }
-    let mut message = usage_error(&error.render().to_string());
-    let unknown = [ErrorKind::UnknownArgument, ErrorKind::InvalidSubcommand].contains(&error.kind());
-    if unknown && !message.contains("; tip: ") {
-        message += &advice(error);
-    }
-    output::complain(message);
-    // `--` comes before a command only.
-    let with_command = std::env::args_os().any(|argument| argument == "--");
-    ExitCode::from(if with_command { FAILURE } else { USAGE_ERROR })
-}
-
-/// Where to read on, after an argument that is unlike any other.
-fn advice(error: &clap::Error) -> String {
-    let argument = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(argument)) => argument.as_str(),
-        _ => return "; see `carpel --help`".into(),
-    };
-    let command = std::env::args().nth(1).filter(|name| Cli::command().find_subcommand(name).is_some());
-    let command = command.map_or_else(String::new, |name| name + " ");
-    let kernel =
-        if command == "run " && !argument.starts_with('-') { ": a kernel is named by --kernel FILE" } else { "" };
-    format!("; see `carpel {command}--help`{kernel}")
-}
-
-/// What the parser found wrong, without its advice to put values behind `--`, which comes before a command here.
-fn usage_error(text: &str) -> String {
-    let superfluous = ["Usage:", "For more", "tip: to pass"];
-    let is_needed = |line: &&str| !superfluous.iter().any(|start| line.trim_start().starts_with(start));
-    let lines: Vec<_> = text.lines().filter(is_needed).collect();
-    let paragraphs = lines.split(|line| line.is_empty()).filter(|lines| !lines.is_empty());
-    let words = |lines: &[&str]| lines.iter().flat_map(|line| line.split_whitespace()).collect::<Vec<_>>().join(" ");
-    let message = paragraphs.map(words).collect::<Vec<_>>().join("; ");
-    let mut chars = message.trim_start_matches("error: ").chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// Starts logging to stderr. `RUST_LOG` wins over `-v`.

@@ -47,12 +47,35 @@ pub fn texts(args: &RunArgs) -> Result<Vec<Text>> {
         let text = |text: &String| Ok(Text { kind, values: KeyValues::parse_short(kind, text)? });
         texts.iter().map(text).collect::<Result<Vec<_>>>()
     };
+    args.disk.iter().try_for_each(|disk| check_disk(disk))?;
+    args.net.iter().try_for_each(|net| check_net(net))?;
     let vsock: Vec<_> = args.vsock.iter().cloned().collect();
     let mut texts = args.device.iter().map(|text| read(text)).collect::<Result<Vec<_>>>()?;
     texts.extend(short("blk", &args.disk)?);
     texts.extend(short("net", &args.net)?);
     texts.extend(short("vsock", &vsock)?);
     Ok(texts)
+}
+
+/// Refuses a disk that is named as other monitors name one.
+fn check_disk(text: &str) -> Result<()> {
+    let (key, file) = text.split_once('=').unwrap_or_default();
+    if ["file", "filename", "image", "img"].contains(&key) {
+        bail!("`--disk {text}`: a disk's file is named by `--disk {file}` (one called `{key}=...` by `./{key}=...`)");
+    }
+    Ok(())
+}
+
+/// Refuses what is not a network here, or not yet.
+fn check_net(text: &str) -> Result<()> {
+    let first = text.split(',').next().unwrap_or_default();
+    match first {
+        "none" | "off" => bail!("`--net {text}`: a guest without `--net` has no network; leave it out"),
+        "user" => bail!("`--net {text}`: a network without a tap is not built yet; `--net tap=NAME` uses a tap"),
+        _ if text.is_empty() || first.contains('=') => Ok(()),
+        _ if config::kind("net").is_some_and(|kind| kind.key(first).is_some()) => Ok(()),
+        _ => bail!("`--net {text}`: a tap is named by `--net tap={text}`"),
+    }
 }
 
 /// Reads `KIND[,key=value...]`.

@@ -5,7 +5,6 @@
 mod cli;
 mod config;
 mod config_file;
-mod cpus;
 mod devices;
 mod doctor;
 mod dry_run;
@@ -13,17 +12,20 @@ mod map;
 mod output;
 mod report;
 mod run;
+mod scan;
+mod usage;
+mod values;
+mod words;
 
-use std::env;
-use std::panic;
 use std::process::{self, ExitCode};
+use std::{env, panic};
 
 use carpel_vmm::allocator::Allocator;
 use carpel_vmm::end;
-use clap::Parser as _;
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
+use crate::usage::Stop;
 
 /// What the main thread may need of its stack, in bytes: twice what it was seen to need without optimization.
 const STACK: u64 = 512 << 10;
@@ -58,13 +60,14 @@ fn run_command() -> ExitCode {
         output::complain(message);
         process::exit(cli::FAILURE.into());
     }));
-    let cli = match Cli::try_parse() {
+    let args: Vec<_> = env::args_os().collect();
+    let cli = match usage::parse(&args) {
         Ok(cli) => cli,
-        Err(error) => {
-            if error.use_stderr() {
-                report::remove_earlier(cli::named_reports(env::args_os()));
+        Err(stop) => {
+            if matches!(stop, Stop::Wrong { .. }) {
+                report::remove_earlier(usage::named_reports(&args));
             }
-            return cli::report_usage(&error);
+            return stop.tell();
         }
     };
     cli::start_logging(cli.verbose);
@@ -73,6 +76,8 @@ fn run_command() -> ExitCode {
         Command::Doctor => return doctor::run(),
         Command::Map(args) => map::text(&args),
         Command::Devices => Ok(devices::list()),
+        // Parsing has answered these two itself.
+        Command::Help { .. } | Command::Version => return ExitCode::SUCCESS,
     };
     let (error, status) = match text.map(|text| output::print(&text)) {
         Ok(Ok(())) => return ExitCode::SUCCESS,

@@ -16,13 +16,20 @@ const WRONG: &[(&[&str], &[&str])] = &[
     (&["-m", "99999999T"], &["'99999999T'", "64 bits"]),
     (&["-m", "lots"], &["'lots'", "--mem", "such as 512M"]),
     (&["-m", "-5"], &["'-5'", "--mem", "such as 512M"]),
-    (&["-m", "1.5G"], &["'1.5G'", "--mem", "such as 512M"]),
+    (&["-m", "1.5X"], &["'1.5X'", "--mem", "such as 512M"]),
+    (&["-m", "0.3G"], &["'0.3G'", "--mem", "no whole number of bytes"]),
+    (&["-m", "1.1M"], &["'1.1M'", "--mem", "no whole number of bytes"]),
+    (&["-m", "512"], &["'512'", "--mem", "in MiB it is 512M"]),
+    (&["-m4096"], &["'4096'", "--mem", "in MiB it is 4096M"]),
+    (&["--memory", "size=512M,shared=on"], &["'size=512M,shared=on'", "a size alone: 512M"]),
     (&["-m", ""], &["''", "--mem"]),
     (&["-c", "0"], &["0 vCPUs", "1 to 64"]),
     (&["-c", "65"], &["65 vCPUs", "1 to 64"]),
     (&["-c", "10000"], &["10000 vCPUs", "1 to 64"]),
     (&["-c", "4294967296"], &["'4294967296'", "--cpus"]),
     (&["-c", "-1"], &["'-1'", "--cpus"]),
+    (&["--cpus", "boot=2,max=4"], &["'boot=2,max=4'", "vCPUs alone: 2"]),
+    (&["-c", "1.5"], &["'1.5'", "--cpus"]),
     (&["-c", "two"], &["'two'", "--cpus"]),
     (&["-a", "rööt=/dev/vda"], &["rööt=/dev/vda", "ASCII"]),
     (&["-a", "quiet\nsplash"], &["quiet\\nsplash", "ASCII"]),
@@ -37,6 +44,10 @@ const WRONG: &[(&[&str], &[&str])] = &[
     (&["--device", "irqchip,mode"], &["irqchip,mode", "`mode`", "split", "full"]),
     (&["--device", ""], &["carpel devices"]),
     (&["--timeout", "0"], &["'0'", "--timeout"]),
+    (&["--timeout", "0s"], &["'0s'", "--timeout", "before it starts"]),
+    (&["--timeout", "60"], &["'60'", "--timeout", "60s"]),
+    (&["--timeout", "1e9s"], &["'1e9s'", "--timeout", "such as 30s"]),
+    (&["--timeout", "99999999999h"], &["'99999999999h'", "--timeout", "centuries"]),
     (&["--timeout", "soon"], &["'soon'", "--timeout", "such as 30s"]),
     (&["--watchdog", "1d"], &["'1d'", "--watchdog", "such as 30s"]),
     (&["--timeout", "-1s"], &["'-1s'", "--timeout", "such as 30s"]),
@@ -101,6 +112,14 @@ fn with_a_command_wrong_arguments_give_125() {
 }
 
 #[test]
+fn sizes_and_durations_are_taken_as_people_write_them() {
+    for size in ["1.5G", "512MiB", "512mb", "0.25G", "1048576K", "268435456"] {
+        let outcome = finish(&mut hello(&["--dry-run", "-m", size, "--timeout", "1.5s", "--watchdog", "0.5m"]));
+        assert_eq!(outcome.expect_status(0).stderr, "", "{size}");
+    }
+}
+
+#[test]
 fn without_anything_to_do_the_message_says_what_to_name() {
     expect_parts(&refusal(&mut carpel::<&str>(&[]), 2), &["carpel --help"]);
     expect_parts(&refusal(&mut carpel(&["run"]), 2), &["no kernel", "--kernel FILE"]);
@@ -118,7 +137,11 @@ fn without_anything_to_do_the_message_says_what_to_name() {
 fn arguments_that_are_no_text_are_refused() {
     let mut command = hello(&["-a"]);
     command.arg(OsStr::from_bytes(b"root=\xFF"));
-    expect_parts(&refusal(&mut command, 2), &["UTF-8"]);
+    expect_parts(&refusal(&mut command, 2), &["UTF-8", "'--append <TEXT>'", "root=\\xff"]);
+    for strange in [&b"\xFF"[..], b"-\xFF", b"--\xFF=x", b"-h\xFF"] {
+        refusal(hello(&[]).arg(OsStr::from_bytes(strange)), 2);
+        refusal(carpel::<&str>(&[]).arg(OsStr::from_bytes(strange)), 2);
+    }
 }
 
 #[test]

@@ -15,3 +15,4 @@ mod reports;
 mod resources;
 mod signals;
 mod streams;
+mod words;

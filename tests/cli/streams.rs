@@ -62,7 +62,7 @@ fn a_guest_without_a_reader_ends_as_programs_in_pipes_do() {
 
 #[test]
 fn what_was_asked_for_must_be_printed() {
-    for command in [&["map"][..], &["devices"], &["doctor"]] {
+    for command in [&["map"][..], &["devices"], &["doctor"], &["help"], &["run", "--help"], &["version"]] {
         let line = complaint(finish_with_stdout(&mut carpel(command), full()), 125);
         expect_parts(&line, &["standard output", "No space left on device"]);
         // A reader that has seen enough.

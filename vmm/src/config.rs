@@ -142,7 +142,7 @@ mod duration {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| units::duration(&text).map_err(de::Error::custom)).transpose()
+        text.map(|text| units::time_limit(&text).map_err(de::Error::custom)).transpose()
     }
 }
 

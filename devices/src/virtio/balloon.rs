@@ -22,6 +22,7 @@ use super::interrupt::Interrupt;
 use super::queue::{Fault, Queues};
 use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker};
 use crate::registry::{Key, Kind, Value};
+use crate::units;
 use discard::discard;
 use statistics::Statistics;
 
@@ -105,7 +106,7 @@ pub enum OutOfMemory {
 enum SizeError {
     #[error("A balloon of {size} bytes is larger than {max}")]
     TooLarge { size: u64, max: u64 },
-    #[error("It would take all of the guest's memory, which is {mem} bytes: its `size` must be smaller")]
+    #[error("It would take all of the guest's memory, which is {}: its `size` must be smaller", units::size_words(*mem))]
     AllMemory { mem: u64 },
 }
 
