@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use carpel_arch::Topology;
 use carpel_arch::map::{Arch, Boot};
+use carpel_devices::diagnostics::Diagnostics;
 use carpel_devices::units;
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -245,5 +246,6 @@ fn usage_error(text: &str) -> String {
 /// Starts logging to stderr. `RUST_LOG` wins over `-v`.
 pub fn start_logging(verbose: u8) {
     let level = ["warn", "debug", "trace"][usize::from(verbose.min(2))];
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+    let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level));
+    builder.target(env_logger::Target::Pipe(Box::new(Diagnostics))).init();
 }

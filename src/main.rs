@@ -15,12 +15,14 @@ mod run;
 use std::panic;
 use std::process::{self, ExitCode};
 
+use carpel_vmm::terminal;
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
+        terminal::restore();
         // One line, like any other failure, and never a guest left running by the other threads.
         let message = match info.payload_as_str() {
             // How the standard library says that a new thread has no memory for its signals' stack.

@@ -17,7 +17,8 @@ use carpel_vmm::outcome::{Outcome, Shutdown};
 use carpel_vmm::plan::{Files, Plan};
 use carpel_vmm::platform::Place;
 use carpel_vmm::run::{ConsoleState, Facts};
-use carpel_vmm::terminal::RawTerminal;
+use carpel_vmm::signals;
+use carpel_vmm::terminal::Terminal;
 use carpel_vmm::threads::ExitCounts;
 use carpel_vmm::virtio::{self, Window};
 use carpel_vmm::watch::Watch;
@@ -32,6 +33,10 @@ const OUT_OF_RESOURCES: [i32; 3] = [12, 23, 24];
 
 /// Boots a guest; the exit status is its verdict.
 pub fn run(args: &RunArgs) -> ExitCode {
+    if let Err(error) = signals::prepare() {
+        output::complain(format!("Cannot set the signal mask: {error}"));
+        return ExitCode::from(FAILURE);
+    }
     let prepared = match prepare(args) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -129,12 +134,12 @@ fn run_guest(
     let machine = Machine::new(kvm, plan, files, devices, console, shutdown).context("Cannot build the machine")?;
     log::debug!("Booting {} with `{}`", plan.kernel.format.name(), plan.cmdline);
 
-    // The user's terminal is raw until the guest has ended.
-    let raw = match &input {
-        Some(input) if input.is_stdin() => RawTerminal::enter().context("Cannot set the terminal to raw mode")?,
+    // The user's terminal is the guest's until that has ended.
+    let terminal = match &input {
+        Some(input) if input.is_stdin() => Terminal::open().context("Cannot set the terminal to raw mode")?,
         _ => None,
     };
-    Ok(machine.run(limits, ConsoleState { printed, input, terminal: raw.is_some() }, shutdown)?)
+    Ok(machine.run(limits, ConsoleState { printed, input, terminal }, shutdown)?)
 }
 
 /// Says how it ended, where the status alone says too little.

@@ -14,3 +14,4 @@ mod host;
 mod resources;
 mod signals;
 mod streams;
+mod terminal;

@@ -15,6 +15,7 @@ pub mod outcome;
 pub mod plan;
 pub mod platform;
 pub mod run;
+pub mod signals;
 pub mod terminal;
 pub mod threads;
 pub mod virtio;

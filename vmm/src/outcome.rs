@@ -76,12 +76,13 @@ impl Outcome {
     /// What to tell the user, where the status alone says too little.
     pub fn message(&self) -> Option<String> {
         match self {
-            Self::PowerOff | Self::Reset | Self::Until | Self::Escape | Self::DebugExit(_) => None,
+            Self::PowerOff | Self::Reset | Self::Until | Self::DebugExit(_) => None,
             Self::FailOn(line) => Some(format!("The console matched --fail-on: {line}")),
             Self::Panicked => Some("The guest kernel panicked".into()),
             Self::Died(reason) | Self::Unresponsive(reason) | Self::Failed(reason) => Some(reason.clone()),
             Self::TimedOut => Some("The guest ran longer than --timeout".into()),
             Self::Signal(signal) => Some(format!("Ended by signal {signal}")),
+            Self::Escape => Some("Ended by Ctrl-A x".into()),
         }
     }
 
