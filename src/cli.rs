@@ -37,7 +37,7 @@ Exit status:
   123  --fail-on matched
   124  --timeout ran out
   125  the monitor or the host failed
-  130  Ctrl-A x; 128+N: signal N
+  130  Ctrl-A x; 129: --die-with-parent; 128+N: signal N
   (v << 1) | 1: the guest wrote v to the debug-exit port";
 
 /// A microVM monitor for Linux on KVM.
@@ -150,6 +150,10 @@ pub struct RunArgs {
     /// End the guest when a line of its console matches, with status 123
     #[arg(long, value_name = "REGEX", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub fail_on: Option<String>,
+    /// End the guest when the process that started carpel ends, with status 129 [default: no]
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    #[arg(value_parser = yes_or_no)]
+    pub die_with_parent: Option<bool>,
     /// Write the run's facts to a file: JSON, or JUnit if its name ends in .xml
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -181,6 +185,14 @@ fn boot(name: &str) -> Result<Boot, String> {
     let ways = Boot::OF_IMAGES;
     let found = ways.into_iter().find(|way| way.name() == name);
     found.ok_or_else(|| format!("The ways to boot are {}", ways.map(Boot::name).join(", ")))
+}
+
+fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("It is yes or no"),
+    }
 }
 
 fn gic(version: &str) -> Result<u8, &'static str> {

@@ -14,6 +14,7 @@ use carpel_vmm::console::Console;
 use carpel_vmm::kvm;
 use carpel_vmm::machine::Machine;
 use carpel_vmm::outcome::{Outcome, Shutdown};
+use carpel_vmm::parent::Parent;
 use carpel_vmm::plan::{Files, Plan};
 use carpel_vmm::platform::Place;
 use carpel_vmm::run::{ConsoleState, Facts};
@@ -66,6 +67,7 @@ struct Prepared {
     devices: Vec<Box<dyn VirtioDevice>>,
     limits: Limits,
     watch: Watch,
+    parent: Option<Parent>,
     endpoint: Endpoint,
     report: Option<Report>,
     shutdown: Arc<Shutdown>,
@@ -76,6 +78,8 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
     if !args.command.is_empty() {
         bail!("Running a COMMAND in the guest is not built yet");
     }
+    // As early as may be: a parent that ends before it is known is missed.
+    let parent = parent(args)?;
     let config = config::run(args)?;
     virtio::check(&config)?;
     let limits = config::limits(args);
@@ -91,7 +95,13 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
         let report = args.report.as_deref().map(Report::open).transpose()?;
         (virtio::open(&config)?, open_console(&target)?, report)
     };
-    Ok(Prepared { config, plan, files, devices, limits, watch, endpoint, report, shutdown })
+    Ok(Prepared { config, plan, files, devices, limits, watch, parent, endpoint, report, shutdown })
+}
+
+/// The process to end with, if there shall be one.
+fn parent(args: &RunArgs) -> Result<Option<Parent>> {
+    let wanted = args.die_with_parent.unwrap_or(false) && !args.dry_run;
+    wanted.then(Parent::find).transpose().context("Cannot use `--die-with-parent`")
 }
 
 impl Prepared {
@@ -99,7 +109,8 @@ impl Prepared {
     fn boot(self) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
         let console = Console::new(output, self.watch, Arc::clone(&self.shutdown));
-        let facts = run_guest(&self.plan, &self.files, self.devices, &console, input, &self.limits, &self.shutdown);
+        let guest = Guest { devices: self.devices, input, parent: self.parent };
+        let facts = run_guest(&self.plan, &self.files, guest, &console, &self.limits, &self.shutdown);
         let facts = facts.unwrap_or_else(|error| Facts {
             outcome: Outcome::Failed(output::one_line(error)),
             duration: Duration::ZERO,
@@ -119,17 +130,24 @@ impl Prepared {
     }
 }
 
+/// What a run takes over.
+struct Guest {
+    devices: Vec<Box<dyn VirtioDevice>>,
+    input: Option<Input>,
+    parent: Option<Parent>,
+}
+
 /// Builds the machine and runs it. What goes wrong here is the monitor's or the host's fault.
 fn run_guest(
     plan: &Arc<Plan>,
     files: &Files,
-    devices: Vec<Box<dyn VirtioDevice>>,
+    guest: Guest,
     console: &Console,
-    input: Option<Input>,
     limits: &Limits,
     shutdown: &Arc<Shutdown>,
 ) -> Result<Facts> {
     let printed = console.printed();
+    let Guest { devices, input, parent } = guest;
     let kvm = kvm::open()?;
     let machine = Machine::new(kvm, plan, files, devices, console, shutdown).context("Cannot build the machine")?;
     log::debug!("Booting {} with `{}`", plan.kernel.format.name(), plan.cmdline);
@@ -139,7 +157,7 @@ fn run_guest(
         Some(input) if input.is_stdin() => Terminal::open().context("Cannot set the terminal to raw mode")?,
         _ => None,
     };
-    Ok(machine.run(limits, ConsoleState { printed, input, terminal }, shutdown)?)
+    Ok(machine.run(limits, ConsoleState { printed, input, terminal }, parent, shutdown)?)
 }
 
 /// Says how it ended, where the status alone says too little.

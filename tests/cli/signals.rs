@@ -1,4 +1,4 @@
-//! Signals, and what a process inherits of them.
+//! Signals, and what a process inherits of them; the end of the process that started carpel.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -9,9 +9,10 @@ use carpel_testbed::payload;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
+use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::carpel::{carpel, expect_parts, hello, under};
+use crate::carpel::{carpel, expect_parts, hello, is_root, refusal, under};
 use crate::guest::{Running, finish, wait};
 
 /// SIGSTOP interrupts what no handler would, and SIGTSTP never outlasts SIGCONT; the others must find their default,
@@ -189,4 +190,63 @@ fn lines_of_carpels_begin_at_a_lines_start() {
     assert_eq!(wait(&mut command.stdout(Stdio::null()).stderr(errors).spawn().unwrap(), started), 124);
     let text = fs::read_to_string(file.path()).unwrap();
     assert_eq!(text, "login: \ncarpel: The guest ran longer than --timeout\n");
+}
+
+#[test]
+fn a_guest_ends_with_the_parent_that_it_shall_not_outlive() {
+    for (how, option) in [("spin", "--die-with-parent"), ("idle", "--die-with-parent=yes")] {
+        let directory = tempdir().unwrap();
+        let report = directory.path().join("report.json");
+        let mut command = end(how, &[option, "--report"]);
+        command.arg(&report);
+        // The shell is the parent, and not the one that is waited for below.
+        let script = "\"$@\" & wait";
+        let mut shell = Running::start(&mut under(&["sh", "-c", script, "sh"], &command));
+        shell.wait_for("ending\n");
+        shell.signal(Signal::SIGKILL);
+        let outcome = shell.finish();
+        assert_eq!(outcome.stderr, "carpel: The process that started carpel ended (--die-with-parent)\n");
+        let report: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+        assert_eq!((&report["outcome"], &report["status"]), (&"parent-ended".into(), &129.into()), "{report:#}");
+    }
+}
+
+#[test]
+fn a_guest_outlives_its_parent_unless_told_otherwise() {
+    for args in [&[][..], &["--die-with-parent=no"]] {
+        let script = "\"$@\" & echo pid $! >&2; wait";
+        let mut shell = Running::start(&mut under(&["sh", "-c", script, "sh"], &end("idle", args)));
+        shell.wait_for("ending\n");
+        let said = shell.wait_for_error("pid ");
+        let pid = said.trim_end().strip_prefix("pid ").unwrap().parse().unwrap();
+        shell.signal(Signal::SIGKILL);
+        thread::sleep(Duration::from_millis(500));
+        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("carpel runs");
+        assert_eq!(shell.finish().stderr, said + "carpel: Ended by signal 15\n", "{args:?}");
+    }
+}
+
+#[test]
+fn the_end_of_the_parents_thread_is_not_the_parents() {
+    let start = || Running::start(&mut end("idle", &["--die-with-parent"]));
+    let mut guest = thread::spawn(start).join().unwrap();
+    guest.wait_for("ending\n");
+    thread::sleep(Duration::from_millis(500));
+    guest.signal(Signal::SIGTERM);
+    guest.finish().expect_status(143);
+}
+
+#[test]
+fn a_parent_that_cannot_be_watched_is_said() {
+    // Process 1 of its namespace has no parent there, and its children have it.
+    let flags = if is_root() { "-pf" } else { "-rpf" };
+    for (shell, parent) in [("exec \"$@\"", "getppid is 0"), ("\"$@\"; exit $?", "getppid is 1")] {
+        let run = |args: &[&str]| under(&["unshare", flags, "sh", "-c", shell, "sh"], &hello(args));
+        let line = refusal(&mut run(&["--die-with-parent"]), 2);
+        expect_parts(&line, &["--die-with-parent", "no parent to watch", parent, "leave the option out"]);
+        finish(&mut run(&[])).expect_status(0);
+        finish(&mut run(&["--die-with-parent=no"])).expect_status(0);
+    }
+    let line = refusal(&mut hello(&["--die-with-parent=perhaps"]), 2);
+    expect_parts(&line, &["perhaps", "yes or no"]);
 }

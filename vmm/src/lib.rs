@@ -12,6 +12,7 @@ pub mod loader;
 pub mod machine;
 pub mod memory;
 pub mod outcome;
+pub mod parent;
 pub mod plan;
 pub mod platform;
 pub mod run;

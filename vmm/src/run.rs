@@ -17,6 +17,7 @@ use crate::config::Limits;
 use crate::input::{Input, Ports};
 use crate::machine::Machine;
 use crate::outcome::{Outcome, Shutdown};
+use crate::parent::{Parent, ParentWatch};
 use crate::signals::{self, Dump, Signals};
 use crate::terminal::Terminal;
 use crate::threads::{ExitCounts, ExitStatistics, StartError, VcpuThreads};
@@ -74,14 +75,23 @@ pub struct Facts {
 }
 
 impl Machine {
-    /// Runs the machine until something ends it.
-    pub fn run(self, limits: &Limits, console: ConsoleState, shutdown: &Arc<Shutdown>) -> Result<Facts, RunError> {
+    /// Runs the machine until something ends it: also the end of `parent`, if there is one.
+    pub fn run(
+        self,
+        limits: &Limits,
+        console: ConsoleState,
+        parent: Option<Parent>,
+        shutdown: &Arc<Shutdown>,
+    ) -> Result<Facts, RunError> {
         let started = Instant::now();
         let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(RunError::Events)?;
         let terminal = console.terminal.map(|terminal| Rc::new(terminal.with_port(self.console.clone())));
         let dump_signal = signals::dump_signal()?;
         manager.add_subscriber(Box::new(Signals::new(terminal.clone(), Arc::clone(shutdown))?));
         manager.add_subscriber(Box::new(Wake(Arc::clone(shutdown))));
+        if let Some(parent) = parent {
+            manager.add_subscriber(Box::new(ParentWatch { parent, shutdown: Arc::clone(shutdown) }));
+        }
         if let Some(timeout) = limits.timeout {
             manager.add_subscriber(Box::new(Deadline::new(timeout, Arc::clone(shutdown))?));
         }
