@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use carpel_arch::Topology;
 use carpel_arch::map::{Arch, Boot};
+use carpel_devices::diagnostics::Diagnostics;
 use carpel_devices::units;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -33,7 +34,7 @@ Exit status:
   123  --fail-on matched
   124  --timeout ran out
   125  the monitor or the host failed
-  130  Ctrl-A x; 128+N: signal N
+  130  Ctrl-A x; 129: --die-with-parent; 128+N: signal N
   (v << 1) | 1: the guest wrote v to the debug-exit port";
 
 const HELP: &str = "\
@@ -160,6 +161,10 @@ pub struct RunArgs {
     /// End the guest when a line of its console matches, with status 123
     #[arg(long, value_name = "REGEX", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub fail_on: Option<String>,
+    /// End the guest when the process that started carpel ends, with status 129 [default: no]
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    #[arg(value_parser = values::yes_or_no)]
+    pub die_with_parent: Option<bool>,
     /// Write the run's facts to a file: JSON, or JUnit if its name ends in .xml; - is standard output (may repeat)
     #[arg(long, value_name = "FILE")]
     pub report: Vec<PathBuf>,
@@ -201,5 +206,6 @@ pub enum Announcement {
 /// Starts logging to stderr. `RUST_LOG` wins over `-v`.
 pub fn start_logging(verbose: u8) {
     let level = ["warn", "debug", "trace"][usize::from(verbose.min(2))];
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+    let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level));
+    builder.target(env_logger::Target::Pipe(Box::new(Diagnostics))).init();
 }

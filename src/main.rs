@@ -21,7 +21,7 @@ use std::process::{self, ExitCode};
 use std::{env, panic};
 
 use carpel_vmm::allocator::Allocator;
-use carpel_vmm::end;
+use carpel_vmm::{end, terminal};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::cli::Command;
@@ -49,6 +49,7 @@ fn main() -> ExitCode {
 #[inline(never)]
 fn run_command() -> ExitCode {
     panic::set_hook(Box::new(|info| {
+        terminal::restore();
         // One line, like any other failure, and never a guest left running by the other threads.
         end::tell_alone(cli::FAILURE);
         let message = match info.payload_as_str() {

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
+use carpel_devices::diagnostics;
 
 /// Prints what was asked for. A reader that has seen enough is no error.
 pub fn print(text: &str) -> Result<()> {
@@ -17,13 +18,12 @@ pub fn print(text: &str) -> Result<()> {
 
 /// Prints many lines to stderr, where they do not mix with what the guest prints.
 pub fn dump(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    diagnostics::print(text);
 }
 
 /// Tells the user something on stderr.
 pub fn tell(message: impl Display) {
-    // There is no other place to be told that stderr is full.
-    let _ = writeln!(io::stderr(), "carpel: {message}");
+    diagnostics::print(&format!("carpel: {message}\n"));
 }
 
 /// Tells the user of an error, in one line whatever names it holds.

@@ -10,13 +10,15 @@ use carpel_devices::endpoint::{Endpoint, Input};
 use carpel_devices::virtio::{self, GuestLimits, VirtioDevice};
 use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
-use carpel_vmm::end::{self, Guard};
+use carpel_vmm::end::Guard;
 use carpel_vmm::kvm;
 use carpel_vmm::machine::Machine;
 use carpel_vmm::outcome::{Outcome, Shutdown};
+use carpel_vmm::parent::Parent;
 use carpel_vmm::plan::{Files, Plan};
 use carpel_vmm::run::{ConsoleState, Facts, Remains};
-use carpel_vmm::terminal::RawTerminal;
+use carpel_vmm::signals;
+use carpel_vmm::terminal::Terminal;
 use carpel_vmm::threads::ExitCounts;
 use carpel_vmm::watch::Watch;
 use jiff::Timestamp;
@@ -32,6 +34,10 @@ const OUT_OF_RESOURCES: [i32; 4] = [11, 12, 23, 24];
 
 /// Boots a guest; the exit status is its verdict.
 pub fn run(args: &RunArgs) -> ExitCode {
+    if let Err(error) = signals::prepare() {
+        output::complain(format!("Cannot set the signal mask: {error}"));
+        return ExitCode::from(FAILURE);
+    }
     let prepared = match prepare(args) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -63,6 +69,7 @@ struct Prepared {
     files: Files,
     devices: Vec<Box<dyn VirtioDevice>>,
     watch: Watch,
+    parent: Option<Parent>,
     endpoint: Endpoint,
     reports: Reports,
     /// What reports call the run.
@@ -87,6 +94,8 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
         report::remove_earlier(&args.report);
     }
     let (config, places) = understood?;
+    // As early as may be: a parent that ends before it is known is missed.
+    let parent = parent(&config, args)?;
     let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
     let watch = Watch::new(&config.run, Arc::clone(&shutdown))?;
     let plan_for =
@@ -107,7 +116,8 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
     let devices = virtio::config::open(&config.devices)?;
     let endpoint = config.run.console.open("The console").context("Cannot connect the console")?;
     let name = config.run.name.clone().unwrap_or_else(|| report::default_name(&config));
-    let guest = Prepared { config, plan, files, devices, watch, endpoint, reports, name, start, shutdown, guard };
+    let guest =
+        Prepared { config, plan, files, devices, watch, parent, endpoint, reports, name, start, shutdown, guard };
     Ok(Ready::Guest(Box::new(guest)))
 }
 
@@ -119,12 +129,18 @@ fn understand(args: &RunArgs) -> Result<(Config, Places)> {
     Ok((config, places))
 }
 
+/// The process to end with, if there shall be one.
+fn parent(config: &Config, args: &RunArgs) -> Result<Option<Parent>> {
+    let wanted = config.run.die_with_parent.unwrap_or(false) && !args.dry_run;
+    wanted.then(Parent::find).transpose().context("Cannot use `--die-with-parent`")
+}
+
 impl Prepared {
     /// Runs the guest, then tells and reports how it ended: also where no guest came to run.
     fn boot(self: Box<Self>) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
         let console = Console::new(output, self.watch, Arc::clone(&self.shutdown));
-        let host = Host { files: &self.files, devices: self.devices, console: &console, input };
+        let host = Host { files: &self.files, devices: self.devices, console: &console, input, parent: self.parent };
         let ran = run_guest(&self.plan, host, &self.config.run, &self.shutdown, &self.guard);
         // What is told of the run does not wait for what is left of the guest, which is let go of after that.
         let (facts, _remains) = ran.map(|(facts, remains)| (facts, Some(remains))).unwrap_or_else(|error| {
@@ -162,6 +178,7 @@ struct Host<'a> {
     devices: Vec<Box<dyn VirtioDevice>>,
     console: &'a Console,
     input: Option<Input>,
+    parent: Option<Parent>,
 }
 
 /// Builds the machine and runs it. What goes wrong here is the monitor's or the host's fault.
@@ -172,21 +189,18 @@ fn run_guest(
     shutdown: &Arc<Shutdown>,
     guard: &Guard,
 ) -> Result<(Facts, Remains)> {
-    let Host { files, devices, console, input } = host;
+    let Host { files, devices, console, input, parent } = host;
     let printed = console.printed();
     let kvm = kvm::open()?;
     let machine = Machine::new(kvm, plan, files, devices, console, shutdown).context("Cannot build the machine")?;
     log::debug!("Booting {} with `{}`", plan.kernel.format.name(), plan.cmdline);
 
-    // The user's terminal is raw until the guest has ended.
-    let raw = match &input {
-        Some(input) if input.is_stdin() => {
-            end::remember_terminal();
-            RawTerminal::enter().context("Cannot set the terminal to raw mode")?
-        }
+    // The user's terminal is the guest's until that has ended.
+    let terminal = match &input {
+        Some(input) if input.is_stdin() => Terminal::open().context("Cannot set the terminal to raw mode")?,
         _ => None,
     };
-    Ok(machine.run(limits, ConsoleState { printed, input, terminal: raw.is_some() }, shutdown, guard)?)
+    Ok(machine.run(limits, ConsoleState { printed, input, terminal }, parent, shutdown, guard)?)
 }
 
 /// How it ended, where the status alone says too little.

@@ -54,6 +54,15 @@ fn named<'a>(text: &'a str, keys: &[&str]) -> Option<&'a str> {
     (keys.contains(&key) && !value.is_empty()).then_some(value)
 }
 
+/// Parses the answer to a question.
+pub fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("It is yes or no"),
+    }
+}
+
 /// Parses the name of an architecture.
 pub fn architecture(name: &str) -> Result<Arch, String> {
     Arch::from_name(name).ok_or_else(|| format!("The architectures are {}", Arch::ALL.map(Arch::name).join(", ")))

@@ -10,6 +10,7 @@
 
 pub mod bus;
 pub mod console;
+pub mod diagnostics;
 pub mod endpoint;
 pub mod event;
 mod host_socket;

@@ -47,7 +47,7 @@ pub fn without_capabilities(command: &Command) -> Command {
 /// What drops all capabilities of root's, in a user namespace or out of it.
 pub const WITHOUT_CAPABILITIES: [&str; 3] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 

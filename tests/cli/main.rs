@@ -15,4 +15,5 @@ mod reports;
 mod resources;
 mod signals;
 mod streams;
+mod terminal;
 mod words;

@@ -61,6 +61,8 @@ pub struct Limits {
     pub until: Option<String>,
     /// Regular expression whose match on the console ends the run as a failure.
     pub fail_on: Option<String>,
+    /// Whether the run ends when the process that started carpel ends.
+    pub die_with_parent: Option<bool>,
     /// Where the run's facts are written.
     pub report: Vec<PathBuf>,
     /// What reports call the run; as its kernel, if it has no name.

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use carpel_devices::thread;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::SignalFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::outcome::{Outcome, Shutdown};
-use crate::run::END_SIGNALS;
+use crate::signals;
+use crate::terminal;
 
 /// An end waits for I/O in flight so long: a disk that is merely slow answers, and nobody who waits for the end gives up.
 pub const IN_FLIGHT: Duration = Duration::from_secs(2);
@@ -34,16 +34,6 @@ const MESSAGE: Duration = Duration::from_millis(200);
 
 /// Whether some thread is telling why the process ends at once.
 static TELLING: AtomicBool = AtomicBool::new(false);
-/// Where the user's terminal is to be put back to, however the process ends.
-static TERMINAL: Mutex<Option<Termios>> = Mutex::new(None);
-
-/// Remembers how the terminal on standard input is set, if there is one, for [`leave`]. To be called before that changes.
-pub fn remember_terminal() {
-    if let Ok(settings) = tcgetattr(io::stdin()) {
-        *TERMINAL.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
-    }
-}
-
 /// Called by a thread before it tells why the process ends at once. Only the first one returns: the others wait for its end, or end the
 /// process with this status if that does not come.
 pub fn tell_alone(status: u8) {
@@ -55,14 +45,7 @@ pub fn tell_alone(status: u8) {
 
 /// Ends the process at once, whatever its threads do, without letting go of anything but the terminal.
 pub fn leave(status: u8) -> ! {
-    // It is held only while it is written.
-    if let Ok(terminal) = TERMINAL.try_lock()
-        && let Some(settings) = &*terminal
-    {
-        // A process that is not in the terminal's foreground would be stopped by this.
-        let _ = SigSet::from(Signal::SIGTTOU).thread_block();
-        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, settings);
-    }
+    terminal::restore();
     // SAFETY: the call ends the process; it takes no lock and runs no code of ours.
     unsafe { libc::_exit(status.into()) }
 }
@@ -90,8 +73,7 @@ impl Guard {
     pub fn start(shutdown: Arc<Shutdown>, timeout: Option<Duration>) -> io::Result<Arc<Self>> {
         let state = Mutex::new(State { time_out: due(timeout), ..State::default() });
         let guard = Arc::new(Self { state, news: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?, shutdown });
-        let signals: SigSet = END_SIGNALS.into_iter().collect();
-        let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let signals = signals::ends()?;
         let shared = Arc::clone(&guard);
         drop(thread::spawn("guard".into(), move || shared.watch(&signals))?);
         Ok(guard)

@@ -1,10 +1,12 @@
 //! The input side of the guest's console: handed to the port that the guest uses, as it has room.
 
 use std::io;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use carpel_devices::console::ConsolePort;
+use carpel_devices::diagnostics;
 use carpel_devices::endpoint;
 use carpel_devices::virtio::console::ConsoleHandle;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
@@ -12,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::outcome::{Outcome, Shutdown};
+use crate::terminal::{HELP, Terminal};
 
 /// What is read at once, in bytes: the serial port's FIFO. No more than this is ever held back.
 const CHUNK: usize = 64;
@@ -24,8 +27,10 @@ const ESCAPE: u8 = 1;
 const ROOM: u32 = 0;
 /// Event data: it is time to try the serial port again.
 const RETRY: u32 = 1;
+/// Event data: the terminal is carpel's again.
+const REGAINED: u32 = 2;
 /// Event data of the source, from here on.
-const SOURCE: u32 = 2;
+const SOURCE: u32 = 3;
 
 /// Reads input for the guest. Nothing is read that no port has asked for.
 pub struct Input {
@@ -34,8 +39,9 @@ pub struct Input {
     shutdown: Arc<Shutdown>,
     serial_room: Arc<EventFd>,
     retry: TimerFd,
-    /// Set if the escape key means something: on a terminal.
-    escape: Option<Escape>,
+    /// The terminal that input comes from, where there is an escape key.
+    terminal: Option<Rc<Terminal>>,
+    escape: Escape,
     pending: Vec<u8>,
 }
 
@@ -47,19 +53,30 @@ pub struct Ports {
     pub virtio: Option<ConsoleHandle>,
 }
 
-/// What the escape key did last.
+/// The escape key.
 #[derive(Default)]
 struct Escape {
     pressed: bool,
 }
 
+/// What the user asked of carpel.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Request {
+    leave: bool,
+    help: bool,
+}
+
 impl Input {
     /// Input for these ports; on a terminal, with the escape key.
-    pub fn new(source: endpoint::Input, ports: Ports, shutdown: Arc<Shutdown>, terminal: bool) -> io::Result<Self> {
+    pub fn new(
+        source: endpoint::Input,
+        ports: Ports,
+        shutdown: Arc<Shutdown>,
+        terminal: Option<Rc<Terminal>>,
+    ) -> io::Result<Self> {
         let serial_room = ports.serial.lock().unwrap_or_else(PoisonError::into_inner).room();
-        let escape = terminal.then(Escape::default);
         let (retry, pending) = (TimerFd::new()?, Vec::with_capacity(CHUNK));
-        Ok(Self { source, ports, shutdown, serial_room, retry, escape, pending })
+        Ok(Self { source, ports, shutdown, serial_room, retry, terminal, escape: Escape::default(), pending })
     }
 
     /// Hands over what is pending, then reads more, until the port is full or there is nothing to read now.
@@ -71,10 +88,16 @@ impl Input {
                 break;
             }
             let bytes = &bytes[..count];
-            match self.escape.as_mut().map(|escape| escape.filter(bytes, &mut self.pending)) {
-                None => self.pending.extend_from_slice(bytes),
-                Some(true) => return self.shutdown.end(Outcome::Escape),
-                Some(false) => {}
+            if self.terminal.is_none() {
+                self.pending.extend_from_slice(bytes);
+                continue;
+            }
+            let Request { leave, help } = self.escape.filter(bytes, &mut self.pending);
+            if help {
+                diagnostics::print(HELP);
+            }
+            if leave {
+                return self.shutdown.end(Outcome::Escape);
             }
         }
     }
@@ -114,6 +137,9 @@ impl Input {
             ops.add(Events::with_data(virtio.room(), ROOM, EventSet::IN))?;
         }
         ops.add(Events::with_data(&self.retry, RETRY, EventSet::IN))?;
+        if let Some(terminal) = &self.terminal {
+            ops.add(Events::with_data(terminal.regained(), REGAINED, EventSet::IN))?;
+        }
         self.source.register(SOURCE, ops)
     }
 }
@@ -136,31 +162,38 @@ impl MutEventSubscriber for Input {
             RETRY => {
                 let _ = self.retry.wait();
             }
-            source => self.source.event(SOURCE, source - SOURCE, events, ops),
+            REGAINED => {
+                let _ = self.terminal.as_ref().map(|terminal| terminal.regained().read());
+            }
+            source => {
+                // What is typed to carpel in its first moment in the foreground is not for a terminal that edits lines.
+                self.terminal.iter().for_each(|terminal| terminal.look());
+                self.source.event(SOURCE, source - SOURCE, events, ops);
+            }
         }
         self.pump();
     }
 }
 
 impl Escape {
-    /// Appends what is for the guest; returns whether the user leaves. Ctrl-A x leaves, Ctrl-A Ctrl-A sends Ctrl-A.
-    fn filter(&mut self, bytes: &[u8], guest: &mut Vec<u8>) -> bool {
+    /// Appends what is for the guest; returns what is for carpel. Ctrl-A x leaves, Ctrl-A h helps, Ctrl-A Ctrl-A sends
+    /// Ctrl-A.
+    fn filter(&mut self, bytes: &[u8], guest: &mut Vec<u8>) -> Request {
+        let mut request = Request::default();
         for &byte in bytes {
-            match (self.pressed, byte) {
+            match (std::mem::replace(&mut self.pressed, false), byte) {
                 (false, ESCAPE) => self.pressed = true,
                 (false, byte) => guest.push(byte),
-                (true, b'x' | b'X') => return true,
-                (true, ESCAPE) => {
-                    self.pressed = false;
-                    guest.push(ESCAPE);
+                (true, b'x' | b'X') => {
+                    request.leave = true;
+                    break;
                 }
-                (true, byte) => {
-                    self.pressed = false;
-                    guest.extend([ESCAPE, byte]);
-                }
+                (true, b'h' | b'H') => request.help = true,
+                (true, ESCAPE) => guest.push(ESCAPE),
+                (true, byte) => guest.extend([ESCAPE, byte]),
             }
         }
-        false
+        request
     }
 }
 
@@ -169,16 +202,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_escape_key_leaves_or_is_sent() {
+    fn the_escape_key_leaves_helps_or_is_sent() {
         let filter = |bytes: &[u8]| {
             let (mut escape, mut guest) = (Escape::default(), Vec::new());
             // One byte at a time: keys come like that.
-            let leaves = bytes.iter().any(|&byte| escape.filter(&[byte], &mut guest));
-            (leaves, guest)
+            let mut request = Request::default();
+            for &byte in bytes {
+                let Request { leave, help } = escape.filter(&[byte], &mut guest);
+                request = Request { leave: request.leave || leave, help: request.help || help };
+                if leave {
+                    break;
+                }
+            }
+            (request, guest)
         };
-        assert_eq!(filter(b"ls\r"), (false, b"ls\r".to_vec()));
-        assert_eq!(filter(b"a\x01x"), (true, b"a".to_vec()));
-        assert_eq!(filter(b"\x01\x01x"), (false, b"\x01x".to_vec()));
-        assert_eq!(filter(b"\x01b"), (false, b"\x01b".to_vec()));
+        let asked = |leave, help| Request { leave, help };
+        assert_eq!(filter(b"ls\r"), (asked(false, false), b"ls\r".to_vec()));
+        assert_eq!(filter(b"a\x01xb"), (asked(true, false), b"a".to_vec()));
+        assert_eq!(filter(b"a\x01hx"), (asked(false, true), b"ax".to_vec()));
+        assert_eq!(filter(b"\x01\x01x"), (asked(false, false), b"\x01x".to_vec()));
+        assert_eq!(filter(b"\x01b"), (asked(false, false), b"\x01b".to_vec()));
     }
 }

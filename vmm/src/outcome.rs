@@ -60,6 +60,8 @@ pub enum Outcome {
     TimedOut,
     /// carpel got this signal.
     Signal(u8),
+    /// The process that started carpel ended.
+    ParentEnded,
     /// The user left by Ctrl-A x.
     Escape,
     /// The guest wrote this value to the debug-exit port.
@@ -80,6 +82,8 @@ impl Outcome {
             Self::TimedOut => 124,
             Self::Failed(_) => 125,
             Self::Signal(signal) => 128_u8.wrapping_add(*signal),
+            // As if a terminal had gone with it: 128 + SIGHUP.
+            Self::ParentEnded => 129,
             // As if by Ctrl-C: 128 + SIGINT.
             Self::Escape => 130,
             // QEMU's isa-debug-exit: (v << 1) | 1, of which a process can return the low 8 bits.
@@ -99,6 +103,7 @@ impl Outcome {
             Self::Unresponsive(_) => "unresponsive",
             Self::TimedOut => "timeout",
             Self::Signal(_) => "signal",
+            Self::ParentEnded => "parent-ended",
             Self::Escape => "escape",
             Self::DebugExit(_) => "debug-exit",
             Self::Failed(_) => "failed",
@@ -108,12 +113,14 @@ impl Outcome {
     /// What to tell the user, where the status alone says too little.
     pub fn message(&self) -> Option<String> {
         match self {
-            Self::PowerOff | Self::Reset | Self::Until | Self::Escape | Self::DebugExit(_) => None,
+            Self::PowerOff | Self::Reset | Self::Until | Self::DebugExit(_) => None,
             Self::FailOn(line) => Some(format!("The console matched --fail-on: {line}")),
             Self::Panicked => Some("The guest kernel panicked".into()),
             Self::Died(reason) | Self::Unresponsive(reason) | Self::Failed(reason) => Some(reason.clone()),
             Self::TimedOut => Some("The guest ran longer than --timeout".into()),
             Self::Signal(signal) => Some(format!("Ended by signal {signal}")),
+            Self::ParentEnded => Some("The process that started carpel ended (--die-with-parent)".into()),
+            Self::Escape => Some("Ended by Ctrl-A x".into()),
         }
     }
 
@@ -274,6 +281,7 @@ mod tests {
             (Outcome::Failed(String::new()), 125),
             (Outcome::Escape, 130),
             (Outcome::Signal(15), 143),
+            (Outcome::ParentEnded, 129),
             (Outcome::DebugExit(0), 1),
             (Outcome::DebugExit(3), 7),
             (Outcome::DebugExit(0xFF), 0xFF),

@@ -1,19 +1,17 @@
 //! Running a machine to its end: the vCPUs in threads of their own, all else as events of the main thread.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsRawFd as _;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps as _};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use thiserror::Error;
 use vmm_sys_util::timerfd::TimerFd;
 
 use carpel_devices::endpoint;
-use carpel_devices::virtio::console::ConsoleHandle;
 use carpel_devices::virtio::runner::{WorkerError, WorkerThreads};
 
 use crate::config::Limits;
@@ -23,7 +21,9 @@ use crate::exit::Buses;
 use crate::input::{Input, Ports};
 use crate::machine::{Foundation, Machine};
 use crate::outcome::{Match, Outcome, Shutdown};
-use crate::terminal;
+use crate::parent::{Parent, ParentWatch};
+use crate::signals::{self, Dump, Signals};
+use crate::terminal::Terminal;
 use crate::threads::{ExitCounts, ExitStatistics, StartError, VcpuThreads};
 use crate::virtio;
 
@@ -35,12 +35,6 @@ const HALTED_TICKS: u32 = 2;
 const PANIC_SILENCE: Duration = Duration::from_millis(500);
 /// vCPUs leave within microseconds, unless they wait for the host.
 const LAST_CHANCE: Duration = Duration::from_millis(250);
-/// Signals that end the run in order.
-pub(crate) const END_SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
-/// The signal that prints the guest's maps.
-const DUMP_SIGNAL: Signal = Signal::SIGUSR1;
-/// The signal that a terminal changed its size.
-const RESIZE_SIGNAL: Signal = Signal::SIGWINCH;
 
 /// Why the main thread's events could not be set up.
 #[derive(Debug, Error)]
@@ -68,8 +62,8 @@ pub struct ConsoleState {
     pub printed: Arc<AtomicU64>,
     /// Where the guest's input comes from, if there is any.
     pub input: Option<endpoint::Input>,
-    /// Whether that is the user's terminal: it has an escape key and a size.
-    pub terminal: bool,
+    /// The user's terminal, if the input comes from there: it has an escape key and a size.
+    pub terminal: Option<Terminal>,
 }
 
 /// How a run went.
@@ -103,11 +97,12 @@ pub struct Remains {
 type Manager = EventManager<Box<dyn MutEventSubscriber>>;
 
 impl Machine {
-    /// Runs the machine until something ends it.
+    /// Runs the machine until something ends it: also the end of `parent`, if there is one.
     pub fn run(
         self,
         limits: &Limits,
         console: ConsoleState,
+        parent: Option<Parent>,
         shutdown: &Arc<Shutdown>,
         guard: &Guard,
     ) -> Result<(Facts, Remains), RunError> {
@@ -115,14 +110,16 @@ impl Machine {
         guard.run_begins(limits.timeout);
         let mut manager = Manager::new().map_err(RunError::Events)?;
         let (worker_threads, runners) = virtio::start_threads(self.runners).map_err(RunError::Threads)?;
+        let terminal = console.terminal.map(|terminal| Rc::new(terminal.with_port(self.console.clone())));
+        let dump_signal = signals::dump_signal()?;
+        manager.add_subscriber(Box::new(Signals::new(terminal.clone(), Arc::clone(shutdown))?));
         add_limits(&mut manager, limits, shutdown)?;
-        let dump_signal = readable([DUMP_SIGNAL])?;
-        if let (true, Some(port)) = (console.terminal, &self.console) {
-            manager.add_subscriber(Box::new(Resize::new(port.clone(), Arc::clone(shutdown))?));
+        if let Some(parent) = parent {
+            manager.add_subscriber(Box::new(ParentWatch { parent, shutdown: Arc::clone(shutdown) }));
         }
         if let Some(source) = console.input {
             let ports = Ports { serial: self.serial, virtio: self.console };
-            manager.add_subscriber(Box::new(Input::new(source, ports, Arc::clone(shutdown), console.terminal)?));
+            manager.add_subscriber(Box::new(Input::new(source, ports, Arc::clone(shutdown), terminal)?));
         }
         let timer = periodic(TICK)?;
         for runner in runners {
@@ -170,9 +167,8 @@ impl Machine {
     }
 }
 
-/// What ends the run from outside.
+/// What ends the run beside the guest and signals.
 fn add_limits(manager: &mut Manager, limits: &Limits, shutdown: &Arc<Shutdown>) -> Result<(), RunError> {
-    manager.add_subscriber(Box::new(Signals::new(Arc::clone(shutdown))?));
     manager.add_subscriber(Box::new(Wake(Arc::clone(shutdown))));
     if let Some(timeout) = limits.timeout {
         manager.add_subscriber(Box::new(Deadline::new(timeout, Arc::clone(shutdown))?));
@@ -210,14 +206,15 @@ fn end(manager: Manager, workers: WorkerThreads, vcpus: Arc<VcpuThreads>) -> (Ex
     (statistics, vcpus_ended && given_up.is_empty())
 }
 
-fn periodic(interval: Duration) -> io::Result<TimerFd> {
+/// A timer that comes again and again.
+pub(crate) fn periodic(interval: Duration) -> io::Result<TimerFd> {
     let mut timer = TimerFd::new()?;
     timer.reset(interval, Some(interval))?;
     Ok(timer)
 }
 
 /// Registers a file for reading.
-fn watch_readable(ops: &mut EventOps, events: Events, shutdown: &Shutdown) {
+pub(crate) fn watch_readable(ops: &mut EventOps, events: Events, shutdown: &Shutdown) {
     if let Err(error) = ops.add(events) {
         shutdown.end(Outcome::Failed(format!("Cannot watch for events: {error}")));
     }
@@ -233,96 +230,6 @@ impl MutEventSubscriber for Wake {
 
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {
         let _ = self.0.wake().read();
-    }
-}
-
-/// Keeps signals from the calling thread and those that it starts: those that the event loop reads wait for it, and a file that
-/// may not be longer is an error of the write, not the end.
-pub(crate) fn reserve_signals() -> io::Result<()> {
-    let signals: SigSet = END_SIGNALS.into_iter().chain([DUMP_SIGNAL, RESIZE_SIGNAL, Signal::SIGXFSZ]).collect();
-    Ok(signals.thread_block()?)
-}
-
-/// Reads signals, which are reserved.
-fn readable<const N: usize>(signals: [Signal; N]) -> io::Result<SignalFd> {
-    let set: SigSet = signals.into_iter().collect();
-    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
-}
-
-/// Prints the guest's maps when a signal asks for them.
-struct Dump {
-    fd: SignalFd,
-    view: Arc<View>,
-    threads: Arc<VcpuThreads>,
-    shutdown: Arc<Shutdown>,
-}
-
-impl MutEventSubscriber for Dump {
-    fn init(&mut self, ops: &mut EventOps) {
-        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.shutdown);
-    }
-
-    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-        while let Ok(Some(_)) = self.fd.read_signal() {
-            // Not through the logger: this was asked for. A closed stderr has nobody to tell.
-            let _ = io::stderr().write_all(self.view.describe(&self.threads.registers()).as_bytes());
-        }
-    }
-}
-
-/// Tells the guest of its terminal's size, whenever that changes.
-struct Resize {
-    fd: SignalFd,
-    port: ConsoleHandle,
-    shutdown: Arc<Shutdown>,
-}
-
-impl Resize {
-    fn new(port: ConsoleHandle, shutdown: Arc<Shutdown>) -> io::Result<Self> {
-        let resize = Self { fd: readable([RESIZE_SIGNAL])?, port, shutdown };
-        resize.tell();
-        Ok(resize)
-    }
-
-    fn tell(&self) {
-        if let Some(size) = terminal::size() {
-            self.port.resize(size);
-        }
-    }
-}
-
-impl MutEventSubscriber for Resize {
-    fn init(&mut self, ops: &mut EventOps) {
-        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.shutdown);
-    }
-
-    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-        while let Ok(Some(_)) = self.fd.read_signal() {}
-        self.tell();
-    }
-}
-
-/// Signals that end the run.
-struct Signals {
-    fd: SignalFd,
-    shutdown: Arc<Shutdown>,
-}
-
-impl Signals {
-    fn new(shutdown: Arc<Shutdown>) -> io::Result<Self> {
-        Ok(Self { fd: readable(END_SIGNALS)?, shutdown })
-    }
-}
-
-impl MutEventSubscriber for Signals {
-    fn init(&mut self, ops: &mut EventOps) {
-        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.shutdown);
-    }
-
-    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-        if let Ok(Some(signal)) = self.fd.read_signal() {
-            self.shutdown.end(Outcome::Signal(signal.ssi_signo as u8));
-        }
     }
 }
 

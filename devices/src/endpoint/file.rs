@@ -1,7 +1,7 @@
 //! Files, pipes and terminals that others may share with us, so that their flags are not ours to change.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::sync::OnceLock;
@@ -11,7 +11,8 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::Mode;
 
-use super::readiness;
+use super::{in_foreground, readiness};
+use crate::diagnostics;
 
 /// What is written at once, in bytes, where only `poll` tells that there is room: a pipe that has room has this much, and
 /// a terminal most likely.
@@ -21,6 +22,8 @@ const SMALL: usize = 256;
 #[derive(Debug)]
 pub(super) struct FileOutput {
     file: File,
+    /// Messages of carpel's go there as well.
+    is_stderr: bool,
     /// Found out when it is first needed: many guests never need it.
     unblocked: OnceLock<Unblocked>,
 }
@@ -40,11 +43,20 @@ enum Unblocked {
 
 impl FileOutput {
     pub(super) fn new(file: File) -> Self {
-        Self { file, unblocked: OnceLock::new() }
+        let is_stderr = diagnostics::is_stderr(&file);
+        Self { file, is_stderr, unblocked: OnceLock::new() }
     }
 
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        (&self.file).write(bytes)
+        self.noted(bytes, (&self.file).write(bytes))
+    }
+
+    /// Notes how far a write came, for messages to begin at a line's start.
+    fn noted(&self, bytes: &[u8], result: io::Result<usize>) -> io::Result<usize> {
+        if let (true, Ok(count)) = (self.is_stderr, &result) {
+            diagnostics::note_output(&bytes[..*count]);
+        }
+        result
     }
 
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -52,10 +64,11 @@ impl FileOutput {
             Unblocked::Plainly => self.write(bytes),
             Unblocked::Reopened(file) => {
                 let mut file = file;
-                file.write(bytes)
+                self.noted(bytes, file.write(bytes))
             }
             Unblocked::Socket => {
-                Ok(send(self.file.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                self.noted(bytes, send(self.file.as_raw_fd(), bytes, flags).map_err(io::Error::from))
             }
             Unblocked::Polled if readiness(self.as_fd(), PollFlags::POLLOUT).is_empty() => {
                 Err(io::ErrorKind::WouldBlock.into())
@@ -88,16 +101,26 @@ impl Unblocked {
 }
 
 /// Standard input, of which no more is taken than is asked for: the rest is for whoever shares it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Stdin {
+    terminal: bool,
     ended: bool,
 }
 
 impl Stdin {
+    pub(super) fn new() -> Self {
+        Self { terminal: io::stdin().is_terminal(), ended: false }
+    }
+
     pub(super) fn read(&mut self, bytes: &mut [u8]) -> usize {
+        if self.terminal && !in_foreground(io::stdin()) {
+            return 0;
+        }
         // A regular file is always ready.
         while !self.ended && !readiness(io::stdin().as_fd(), PollFlags::POLLIN).is_empty() {
             match nix::unistd::read(io::stdin(), bytes) {
+                // A terminal has no end: its foreground was just lost, or it is gone and tells of nothing more.
+                Ok(0) | Err(nix::Error::EIO) if self.terminal => break,
                 Ok(0) => self.ended = true,
                 Ok(count) => return count,
                 Err(nix::Error::EINTR) => {}

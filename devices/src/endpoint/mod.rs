@@ -3,11 +3,12 @@
 //! Output and input are used by different threads. Nothing here waits, but [`Output::write`] and [`Output::wait`].
 
 mod file;
+mod foreground;
 mod pty;
 mod socket;
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,9 +18,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::diagnostics;
 pub use crate::host_socket::SocketError;
 pub use file::claim;
 use file::{FileOutput, Stdin};
+pub use foreground::in_foreground;
 use pty::Pty;
 use socket::{Socket, SocketInput};
 
@@ -102,7 +105,7 @@ impl Target {
             Self::Stdio => {
                 // The descriptor itself: the standard library's handle would hold back what has no line end yet.
                 let output = io::stdout().as_fd().try_clone_to_owned().map_err(OpenError::Stdout)?;
-                (Sink::File(FileOutput::new(output.into())), Some(Source::Stdin(Stdin::default())))
+                (Sink::File(FileOutput::new(output.into())), Some(Source::Stdin(Stdin::new())))
             }
             Self::File(path) => {
                 let error = |source| OpenError::File { path: path.clone(), source };
@@ -117,8 +120,8 @@ impl Target {
             }
             Self::Pty => {
                 let pty = Arc::new(Pty::open().map_err(OpenError::Pty)?);
-                // Not through the logger: this was asked for. A closed stderr has nobody to tell.
-                let _ = writeln!(io::stderr(), "carpel: {what} is the terminal {}", pty.name().display());
+                // Not through the logger: this was asked for.
+                diagnostics::print(&format!("carpel: {what} is the terminal {}\n", pty.name().display()));
                 (Sink::Pty(Arc::clone(&pty)), Some(Source::Pty(pty)))
             }
         };
