@@ -2,6 +2,7 @@
 //!
 //! `Config -> Plan -> Machine -> run`: up to the plan nothing touches KVM.
 
+pub mod boot;
 pub mod config;
 pub mod console;
 pub mod dump;
