@@ -63,6 +63,34 @@ fn crates_know_only_what_is_below_them() {
     }
 }
 
+/// What is decided about a guest, and what is written into its memory, depends on no KVM: neither by itself nor by a module
+/// that it uses.
+#[test]
+fn plan_and_boot_reach_no_kvm() {
+    let module_of = |name: &str| Some(name.strip_prefix("vmm/src/")?.split(['/', '.']).next()?.to_owned());
+    let files: Vec<_> =
+        sources().into_iter().filter_map(|(name, text)| Some((module_of(&name)?, name, text))).collect();
+    let mut reached = ["boot", "config", "loader", "plan"].map(str::to_owned).to_vec();
+    let mut index = 0;
+    while index < reached.len() {
+        let module = reached[index].clone();
+        assert!(files.iter().any(|(of, ..)| *of == module), "vmm has no module {module}");
+        for (_, name, text) in files.iter().filter(|(of, ..)| *of == module) {
+            let calls = ["crate::kvm", "kvm_ioctls", "kvm_bindings"].into_iter().find(|path| text.contains(path));
+            assert_eq!(calls, None, "{name}, which one of {} uses", reached[..index].join(", "));
+            for path in text.split("crate::").skip(1) {
+                let end = path.find(|char: char| !char.is_ascii_lowercase() && char != '_');
+                let used = path[..end.unwrap_or(path.len())].to_owned();
+                assert!(!used.is_empty(), "{name} does not name the modules that it uses one by one");
+                if !reached.contains(&used) {
+                    reached.push(used);
+                }
+            }
+        }
+        index += 1;
+    }
+}
+
 #[test]
 fn unsafe_code_stands_where_the_architecture_says() {
     let allowed = [

@@ -1,11 +1,9 @@
-//! The guest's virtio devices: where they are, how it learns of them, and how they are made.
+//! The guest's virtio devices: how they are opened, made, and put where the plan has them.
 
 use std::error::Error;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use carpel_arch::map::MemoryMap;
-use carpel_arch::{Device, DeviceKind, Place};
 use carpel_devices::bus::Bus;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::virtio::VirtioDevice;
@@ -19,7 +17,7 @@ use crate::config::{Config, VirtioConfig};
 use crate::console::Console;
 use crate::kvm::Vm;
 use crate::machine::MachineError;
-use crate::plan::{Plan, PlanError};
+use crate::plan::Plan;
 
 /// A device that could not be had.
 #[derive(Debug, Error)]
@@ -29,33 +27,6 @@ pub struct OpenError {
     pub device: String,
     /// The cause.
     pub source: Box<dyn Error + Send + Sync>,
-}
-
-/// Gives each device the next window and the next interrupt of the layout.
-pub fn place(map: &MemoryMap, config: &Config) -> Result<Vec<Device>, PlanError> {
-    let layout = config.layout;
-    let irqs = layout.window_irqs.iter().cloned().flatten();
-    let mut places = map.windows(layout)?.zip(irqs);
-    let place = |(index, device): (usize, &VirtioConfig)| {
-        let (range, irq) = places.next().ok_or_else(|| PlanError::TooManyDevices {
-            number: index + 1,
-            device: device.options.text().to_owned(),
-            layout: layout.name,
-            room: index,
-        })?;
-        let (kind, name) = (DeviceKind::VirtioMmio, device.kind.kind.name);
-        Ok(Device { kind, name, place: Place::Mmio(range), irq: Some(irq) })
-    };
-    config.virtio.iter().enumerate().map(place).collect()
-}
-
-/// What tells Linux of the devices on its command line (drivers/virtio/virtio_mmio.c).
-pub fn words(devices: &[Device]) -> Vec<String> {
-    let word = |device: &Device| {
-        let (range, irq) = device.place.mmio().zip(device.irq)?;
-        Some(format!("virtio_mmio.device={}K@{:#x}:{irq}", (range.end - range.start) >> 10, range.start))
-    };
-    devices.iter().filter_map(word).collect()
 }
 
 /// Finds the devices of a configuration that no host can make.
