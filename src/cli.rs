@@ -78,14 +78,15 @@ pub struct GuestArgs {
     /// Initial RAM disk; for a Multiboot kernel, its module
     #[arg(short, long, visible_alias = "initramfs", value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// Guest memory: bytes, or with K, M, G, T in powers of 1024
-    #[arg(short, long, visible_alias = "memory", value_name = "SIZE", default_value = "1G", value_parser = units::size)]
+    /// Guest memory: bytes, or with K, M, G, T in powers of 1024 [default: 1G]
+    #[arg(short, long, visible_alias = "memory", value_name = "SIZE", value_parser = units::size)]
     // A negative number is a wrong value then, not an unknown option.
     #[arg(allow_negative_numbers = true)]
-    pub mem: u64,
+    pub mem: Option<u64>,
     /// Number of vCPUs, and how they are arranged: 8, or 8,sockets=2,cores=2,threads=2 (cores of a socket, threads of a core)
-    #[arg(short, long, value_name = "N", default_value = "1", value_parser = cpus::parse, allow_hyphen_values = true)]
-    pub cpus: Topology,
+    /// [default: 1]
+    #[arg(short, long, value_name = "N", value_parser = cpus::parse, allow_hyphen_values = true)]
+    pub cpus: Option<Topology>,
     /// Guest physical map [default: the architecture's]
     #[arg(long, value_name = "NAME")]
     pub layout: Option<String>,
@@ -111,6 +112,9 @@ pub struct MapArgs {
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
+    /// Take a configuration from a file, as --dry-run --format json prints one; options named here win, lists are appended
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     #[command(flatten)]
     pub guest: GuestArgs,
     /// Show the guest less than the host's processor: host, max or x86-64-v1 to x86-64-v4, then ,+FEATURE or ,-FEATURE
@@ -131,12 +135,12 @@ pub struct RunArgs {
     /// Configure a device: KIND[,key=value...]; `carpel devices` lists them (may repeat)
     #[arg(long, value_name = "DEVICE")]
     pub device: Vec<String>,
-    /// How the kernel learns of virtio devices: tables, or cmdline for a kernel without ACPI
-    #[arg(long, value_enum, value_name = "WAY", default_value = "tables", hide_possible_values = true)]
-    pub announce: Announcement,
-    /// Where the guest's console goes: stdio, null, file=FILE, socket=FILE or pty; on a terminal, Ctrl-A x ends the guest
-    #[arg(long, value_name = "TARGET", default_value = "stdio")]
-    pub console: String,
+    /// How the kernel learns of virtio devices: tables, or cmdline for a kernel without ACPI [default: tables]
+    #[arg(long, value_enum, value_name = "WAY", hide_possible_values = true)]
+    pub announce: Option<Announcement>,
+    /// Where the guest's console goes: stdio, null, file=FILE, socket=FILE or pty; on a terminal, Ctrl-A x ends the guest [default: stdio]
+    #[arg(long, value_name = "TARGET")]
+    pub console: Option<String>,
     /// End the guest after this time (30s, 2m, 500ms), with status 124
     #[arg(long, value_name = "DURATION", value_parser = units::duration, allow_hyphen_values = true)]
     pub timeout: Option<Duration>,
@@ -158,9 +162,21 @@ pub struct RunArgs {
     /// Print the plan (map, command line, devices) and stop
     #[arg(long)]
     pub dry_run: bool,
+    /// How --dry-run prints it
+    #[arg(long, value_enum, default_value = "text", requires = "dry_run")]
+    pub format: PlanFormat,
     /// Run a command in the guest (not built yet)
     #[arg(last = true, value_name = "COMMAND", hide = true)]
     pub command: Vec<OsString>,
+}
+
+/// How a plan is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlanFormat {
+    /// For reading
+    Text,
+    /// One JSON object with `config` and `plan`
+    Json,
 }
 
 /// How a kernel learns of virtio devices.

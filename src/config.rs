@@ -1,82 +1,92 @@
-//! From arguments to a configuration: names become what they name.
+//! From arguments to a configuration: what the command line names wins over what a file says, and lists are appended.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use carpel_arch::LAYOUTS;
-use carpel_arch::map::{Arch, Bytes, Layout};
+use carpel_arch::map::Arch;
 use carpel_arch::x86_64::cpu::CpuModel;
 use carpel_devices::endpoint::Target;
-use carpel_devices::virtio::balloon;
 use carpel_vmm::config::{Announce, Config, IrqchipMode, Limits};
 
 use crate::cli::{Announcement, GuestArgs, RunArgs};
+use crate::config_file;
 use crate::devices;
 
 /// The configuration of `carpel map`.
-pub fn guest(args: &GuestArgs, arch: Option<Arch>) -> Result<Config> {
-    let arch = arch.or(Arch::HOST).context("No layout is known for this host's architecture")?;
-    Ok(Config {
-        layout: layout(arch, args.layout.as_deref())?,
-        mem: args.mem,
-        topology: args.cpus,
-        cpu: CpuModel::default(),
-        firmware: args.firmware.clone(),
-        kernel: args.kernel.clone(),
-        boot: args.boot,
-        initrd: args.initrd.clone(),
-        append: Vec::new(),
-        irqchip: args.gic.map(|version| if version == 2 { IrqchipMode::GicV2 } else { IrqchipMode::GicV3 }),
-        virtio: Vec::new(),
-        announce: Announce::default(),
-    })
+pub fn guest(args: &GuestArgs, arch: Option<Arch>) -> Config {
+    let mut config = Config { arch, ..Config::default() };
+    apply_guest(&mut config, args);
+    config
 }
 
 /// The configuration of `carpel run`.
 pub fn run(args: &RunArgs) -> Result<Config> {
-    let mut config = guest(&args.guest, None)?;
-    config.append.clone_from(&args.append);
+    let mut config = args.config.as_deref().map_or_else(|| Ok(Config::default()), config_file::read)?;
+    apply_guest(&mut config, &args.guest);
+    let layout = config.layout()?;
+    if Some(layout.arch) != Arch::HOST {
+        bail!("A guest for {} cannot run on this host", layout.arch);
+    }
+    config.append.extend(args.append.iter().cloned());
     if let Some(cpu) = &args.cpu {
-        if config.layout.arch != Arch::X86_64 {
+        if layout.arch != Arch::X86_64 {
             bail!("`--cpu {cpu}`: there is a choice on x86_64 only");
         }
         config.cpu = CpuModel::parse(cpu).with_context(|| format!("Cannot use `--cpu {cpu}`"))?;
     }
-    let devices = devices::parse(&devices::texts(args))?;
-    config.irqchip = devices.irqchip.or(config.irqchip);
-    config.virtio = devices.virtio;
-    check_balloon(&config)?;
-    config.announce = match args.announce {
-        Announcement::Tables => Announce::Tables,
-        Announcement::Cmdline => Announce::Cmdline,
-    };
+    let texts = devices::texts(args)?;
+    config.irqchip = devices::irqchip(&texts)?.or(config.irqchip);
+    config.devices = devices::add(config.devices, &texts, args.config.is_none())?;
+    if let Some(announce) = args.announce {
+        config.announce = match announce {
+            Announcement::Tables => Announce::Tables,
+            Announcement::Cmdline => Announce::Cmdline,
+        };
+    }
+    apply_limits(&mut config.run, args)?;
     Ok(config)
 }
 
-/// Linux would look for the last page for ever.
-fn check_balloon(config: &Config) -> Result<()> {
-    for device in config.virtio.iter().filter(|device| device.kind.kind.name == balloon::KIND.kind.name) {
-        if device.options.size("size").is_some_and(|size| size >= config.mem) {
-            let (text, mem) = (device.options.text(), Bytes(config.mem));
-            bail!("`{text}` would take all of the guest's memory, which is {mem}: its `size` must be smaller");
-        }
+fn apply_guest(config: &mut Config, args: &GuestArgs) {
+    set(&mut config.mem, args.mem);
+    set(&mut config.cpus, args.cpus);
+    set_some(&mut config.layout, args.layout.as_ref());
+    set_some(&mut config.firmware, args.firmware.as_ref());
+    set_some(&mut config.kernel, args.kernel.as_ref());
+    set_some(&mut config.boot, args.boot.as_ref());
+    set_some(&mut config.initrd, args.initrd.as_ref());
+    let irqchip = args.gic.map(|version| if version == 2 { IrqchipMode::GicV2 } else { IrqchipMode::GicV3 });
+    set_some(&mut config.irqchip, irqchip.as_ref());
+}
+
+/// What ends the run besides the guest, and what is looked at.
+fn apply_limits(run: &mut Limits, args: &RunArgs) -> Result<()> {
+    if let Some(target) = &args.console {
+        run.console = console(target)?;
     }
+    set_some(&mut run.timeout, args.timeout.as_ref());
+    set_some(&mut run.watchdog, args.watchdog.as_ref());
+    set_some(&mut run.until, args.until.as_ref());
+    set_some(&mut run.fail_on, args.fail_on.as_ref());
+    set_some(&mut run.report, args.report.as_ref());
+    run.dump_map |= args.dump_map_on_exit;
     Ok(())
 }
 
-/// What ends the run besides the guest.
-pub fn limits(args: &RunArgs) -> Limits {
-    Limits {
-        timeout: args.timeout,
-        watchdog: args.watchdog,
-        until: args.until.clone(),
-        fail_on: args.fail_on.clone(),
-        dump_map: args.dump_map_on_exit,
+fn set<T>(value: &mut T, named: Option<T>) {
+    if let Some(named) = named {
+        *value = named;
+    }
+}
+
+fn set_some<T: Clone>(value: &mut Option<T>, named: Option<&T>) {
+    if named.is_some() {
+        *value = named.cloned();
     }
 }
 
 /// Where the console goes.
-pub fn console(target: &str) -> Result<Target> {
+fn console(target: &str) -> Result<Target> {
     match target.split_once('=') {
         None if target == "stdio" => Ok(Target::Stdio),
         None if target == "null" => Ok(Target::Null),
@@ -85,14 +95,4 @@ pub fn console(target: &str) -> Result<Target> {
         Some(("socket", path)) if !path.is_empty() => Ok(Target::Socket(PathBuf::from(path))),
         _ => bail!("`--console {target}` is none of stdio, null, file=FILE, socket=FILE and pty"),
     }
-}
-
-/// The layout of this name, or the architecture's default.
-fn layout(arch: Arch, name: Option<&str>) -> Result<&'static Layout> {
-    let layouts = || LAYOUTS.iter().copied().filter(|layout| layout.arch == arch);
-    let found = layouts().find(|layout| name.is_none_or(|name| layout.name == name));
-    found.with_context(|| {
-        let names: Vec<_> = layouts().map(|layout| layout.name).collect();
-        format!("There is no layout `{}` for {arch}; there is {}", name.unwrap_or_default(), names.join(", "))
-    })
 }

@@ -1,35 +1,28 @@
 //! The devices that `--device` configures, and `carpel devices`, which lists them.
 
 use std::fmt::Write as _;
-use std::ptr;
 
 use anyhow::{Context as _, Result, bail};
-use carpel_devices::registry::{Kind, OFF};
-use carpel_devices::virtio;
-use carpel_vmm::config::{IrqchipMode, VirtioConfig};
+use carpel_devices::key_values::KeyValues;
+use carpel_devices::registry::Kind;
+use carpel_devices::virtio::VirtioConfig;
+use carpel_devices::virtio::config::{self, DeviceError, KINDS};
+use carpel_vmm::config::IrqchipMode;
 use carpel_vmm::platform::IRQCHIP;
+use serde::Deserialize;
 
 use crate::cli::RunArgs;
 
-/// What all `--device` options of a guest come to.
-#[derive(Debug, Default)]
-pub struct Devices {
-    /// Who emulates the interrupt controllers, if that was said.
-    pub irqchip: Option<IrqchipMode>,
-    /// The virtio devices: standard ones, then those that were asked for.
-    pub virtio: Vec<VirtioConfig>,
+/// What options say of one device.
+pub struct Text {
+    kind: &'static Kind,
+    values: KeyValues,
 }
 
-impl Devices {
-    /// Adds a device, or more about one that is there.
-    fn add(&mut self, device: VirtioConfig) {
-        let is_same = |other: &&mut VirtioConfig| ptr::eq(other.kind, device.kind);
-        let single = virtio::SINGLE.iter().any(|kind| ptr::eq(*kind, device.kind));
-        match self.virtio.iter_mut().find(is_same).filter(|_| single) {
-            Some(other) => other.options.join(device.options),
-            None => self.virtio.push(device),
-        }
-    }
+/// What `--device irqchip` says.
+#[derive(Deserialize)]
+struct Irqchip {
+    mode: Option<IrqchipMode>,
 }
 
 /// Every kind with its keys, defaults and an example.
@@ -39,7 +32,7 @@ pub fn list() -> String {
         let standard = if kind.standard { "; every guest has one" } else { "" };
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{}: {}{standard}", kind.name, kind.about);
-        for key in kind.keys {
+        for key in kind.keys() {
             let _ = writeln!(text, "  {}{}  {} [default: {}]", key.name, key.value.hint(), key.about, key.default);
         }
         let _ = writeln!(text, "  example: {}", kind.example);
@@ -47,80 +40,91 @@ pub fn list() -> String {
     text
 }
 
-/// The devices of all options: short forms are what `--device` would say.
-pub fn texts(args: &RunArgs) -> Vec<String> {
-    let disks = args.disk.iter().map(|disk| format!("blk,path={disk}"));
-    let nets = args.net.iter().map(|net| format!("net,{net}"));
-    let vsocks = args.vsock.iter().map(|vsock| format!("vsock,{vsock}"));
-    args.device.iter().cloned().chain(disks).chain(nets).chain(vsocks).collect()
+/// What all options say of devices, in the order in which devices are placed.
+pub fn texts(args: &RunArgs) -> Result<Vec<Text>> {
+    let short = |name: &'static str, texts: &[String]| {
+        let kind = config::kind(name).context("A kind of device is missing")?;
+        let text = |text: &String| Ok(Text { kind, values: KeyValues::parse_short(kind, text)? });
+        texts.iter().map(text).collect::<Result<Vec<_>>>()
+    };
+    let vsock: Vec<_> = args.vsock.iter().cloned().collect();
+    let mut texts = args.device.iter().map(|text| read(text)).collect::<Result<Vec<_>>>()?;
+    texts.extend(short("blk", &args.disk)?);
+    texts.extend(short("net", &args.net)?);
+    texts.extend(short("vsock", &vsock)?);
+    Ok(texts)
 }
 
-/// Reads the options, each `KIND[,key=value...]`. Naming a standard kind configures the one that every guest has, or takes it
-/// away; naming it again adds another.
-pub fn parse(devices: &[String]) -> Result<Devices> {
-    let mut all = Devices::default();
-    for device in devices {
-        let name = device.split(',').next().unwrap_or_default();
-        if name == IRQCHIP.name {
-            let options = IRQCHIP.parse(device)?;
-            let mode = options.get("mode");
-            all.irqchip = IrqchipMode::ALL.into_iter().find(|irqchip| mode == Some(irqchip.name())).or(all.irqchip);
-        } else {
-            let kind = virtio::kind(name).with_context(|| {
-                let names: Vec<_> = kinds().map(|kind| kind.name).collect();
-                format!("There is no device `{name}`; there is {} (see `carpel devices`)", names.join(", "))
-            })?;
-            all.add(VirtioConfig { kind, options: kind.kind.parse(device)? });
-        }
-    }
-    check_alone(&all.virtio)?;
-    let named = |name| all.virtio.iter().any(|device| device.kind.kind.name == name);
-    let missing: Vec<_> =
-        virtio::REGISTRY.iter().filter(|virtio| virtio.kind.standard && !named(virtio.kind.name)).collect();
-    for kind in missing.into_iter().rev() {
-        all.virtio.insert(0, VirtioConfig { kind, options: kind.kind.parse(kind.kind.name)? });
-    }
-    for device in &all.virtio {
-        let mut others = device.options.lines().filter(|line| !line.has(OFF.name) && !line.is_plain());
-        if let (true, Some(other)) = (device.options.lines().any(|line| line.has(OFF.name)), others.next()) {
-            bail!("`{},off` takes away what `{}` configures", device.kind.kind.name, other.text());
-        }
-    }
-    all.virtio.retain(|device| !device.options.lines().any(|line| line.has(OFF.name)));
-    Ok(all)
+/// Reads `KIND[,key=value...]`.
+fn read(text: &str) -> Result<Text> {
+    let name = text.split(',').next().unwrap_or_default();
+    let kind = kinds().find(|kind| kind.name == name).with_context(|| {
+        let names: Vec<_> = kinds().map(|kind| kind.name).collect();
+        format!("There is no device `{name}`; there is {} (see `carpel devices`)", names.join(", "))
+    })?;
+    Ok(Text { kind, values: KeyValues::parse(kind, text)? })
 }
 
-/// Refuses what a guest has once only, and an image that two disks would write to.
-fn check_alone(devices: &[VirtioConfig]) -> Result<()> {
-    for (index, device) in devices.iter().enumerate() {
-        let (kind, text) = (device.kind.kind.name, device.options.text());
-        let path = device.options.get("path");
-        for other in devices[..index].iter().filter(|other| ptr::eq(other.kind, device.kind)) {
-            if virtio::LONE.iter().any(|kind| ptr::eq(*kind, device.kind)) {
-                bail!("A guest has one {kind}, not both `{}` and `{text}`", other.options.text());
-            }
-            let reads = [device, other].iter().all(|disk| ["ro", "ephemeral"].iter().any(|key| disk.options.has(key)));
-            if let (Some(path), false) = (path.filter(|path| other.options.get("path") == Some(path)), reads) {
-                bail!("`{}` and `{text}` have the same image {path}; only `ro` can be shared", other.options.text());
-            }
+/// The interrupt controllers that the texts name; the last word counts.
+pub fn irqchip(texts: &[Text]) -> Result<Option<IrqchipMode>> {
+    let mut chosen = None;
+    for text in texts.iter().filter(|text| text.kind == &IRQCHIP) {
+        chosen = text.values.read::<Irqchip>()?.mode.or(chosen);
+    }
+    Ok(chosen)
+}
+
+/// The devices of a guest that has `devices`, and what the texts add or take away. Naming a standard kind configures the one that
+/// every guest has; naming it again adds another.
+pub fn add(mut devices: Vec<VirtioConfig>, texts: &[Text], standard: bool) -> Result<Vec<VirtioConfig>> {
+    let of_virtio = || texts.iter().filter(|text| text.kind != &IRQCHIP);
+    if standard {
+        let named = |kind: &Kind| of_virtio().any(|text| text.kind == kind);
+        for kind in KINDS.iter().filter(|kind| kind.standard && !named(kind)) {
+            devices.push(VirtioConfig::parse(kind.name)?);
         }
     }
-    Ok(())
+    for text in of_virtio() {
+        let name = text.kind.name;
+        if text.values.is_off() {
+            let configured =
+                |other: &&Text| other.kind == text.kind && !other.values.is_off() && !other.values.is_plain();
+            if let Some(other) = of_virtio().find(configured) {
+                bail!("`{name},off` takes away what `{}` configures", other.values.text());
+            }
+            devices.retain(|device| device.kind() != text.kind);
+            continue;
+        }
+        let device = VirtioConfig::from_text(text.kind, &text.values)?;
+        match devices.iter_mut().find(|other| text.kind.single && other.kind() == text.kind) {
+            None => devices.push(device),
+            Some(other) => other.join(device).map_err(|second| DeviceError::Second {
+                kind: name,
+                first: other.text(),
+                second: second.text(),
+            })?,
+        }
+    }
+    let is_off = |device: &VirtioConfig| of_virtio().any(|text| text.kind == device.kind() && text.values.is_off());
+    devices.retain(|device| !is_off(device));
+    Ok(devices)
 }
 
 fn kinds() -> impl Iterator<Item = &'static Kind> {
-    std::iter::once(&IRQCHIP).chain(virtio::REGISTRY.iter().map(|virtio| &virtio.kind))
+    std::iter::once(&IRQCHIP).chain(KINDS.iter().copied())
 }
 
 #[cfg(test)]
 mod tests {
-    use carpel_devices::registry::Options;
-
     use super::*;
 
-    fn names(devices: &[&str]) -> Vec<String> {
-        let devices: Vec<_> = devices.iter().map(|&device| device.to_owned()).collect();
-        parse(&devices).unwrap().virtio.iter().map(|device| device.options.text().to_owned()).collect()
+    fn devices(texts: &[&str]) -> Result<Vec<VirtioConfig>> {
+        let texts = texts.iter().map(|text| read(text)).collect::<Result<Vec<_>>>()?;
+        add(Vec::new(), &texts, true)
+    }
+
+    fn names(texts: &[&str]) -> Vec<String> {
+        devices(texts).unwrap().iter().map(VirtioConfig::text).collect()
     }
 
     #[test]
@@ -133,19 +137,31 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_is_there_is_added_to() {
+        let there = || vec![VirtioConfig::parse("rng").unwrap(), VirtioConfig::parse("console,name=a,pty").unwrap()];
+        let with = |text: &str| {
+            let devices = add(there(), &[read(text).unwrap()], false).unwrap();
+            devices.iter().map(VirtioConfig::text).collect::<Vec<_>>()
+        };
+        assert_eq!(with("balloon"), ["rng", "console,name=a,pty", "balloon"]);
+        assert_eq!(with("console,name=b,pty"), ["rng", "console,name=a,pty and console,name=b,pty"]);
+        assert_eq!(with("rng,off"), ["console,name=a,pty"]);
+    }
+
+    #[test]
     fn what_is_said_of_the_console_adds_up() {
-        let ports = ["console,name=a,pty", "console,name=b,pty"].map(str::to_owned);
-        let devices = parse(&ports).unwrap().virtio;
-        let lines: Vec<_> = devices[2].options.lines().map(Options::text).collect();
-        assert_eq!((devices.len(), lines), (3, vec!["console,name=a,pty", "console,name=b,pty"]));
-        let error = parse(&["console,off".into(), ports[0].clone()]).unwrap_err().to_string();
+        let ports = ["console,name=a,pty", "console,name=b,pty"];
+        let devices = devices(&ports).unwrap();
+        let console = devices.iter().find(|device| device.kind().name == "console").unwrap();
+        assert_eq!((devices.len(), console.texts()), (3, ports.map(str::to_owned).to_vec()));
+        let error = super::tests::devices(&["console,off", ports[0]]).unwrap_err().to_string();
         assert_eq!(error, "`console,off` takes away what `console,name=a,pty` configures");
     }
 
     #[test]
     fn the_last_interrupt_controller_counts() {
-        let parse = |devices: &[&str]| {
-            parse(&devices.iter().map(|&device| device.to_owned()).collect::<Vec<_>>()).unwrap().irqchip
+        let parse = |texts: &[&str]| {
+            irqchip(&texts.iter().map(|text| read(text)).collect::<Result<Vec<_>>>().unwrap()).unwrap()
         };
         assert_eq!(parse(&["irqchip,mode=split", "irqchip,mode=full"]), Some(IrqchipMode::Full));
         assert_eq!(parse(&["irqchip,mode=gicv2"]), Some(IrqchipMode::GicV2));

@@ -4,9 +4,11 @@
 
 mod cli;
 mod config;
+mod config_file;
 mod cpus;
 mod devices;
 mod doctor;
+mod dry_run;
 mod map;
 mod output;
 mod report;

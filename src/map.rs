@@ -21,8 +21,8 @@ pub enum Format {
 
 /// Resolves the map that the arguments ask for.
 pub fn text(args: &MapArgs) -> Result<String> {
-    let config = config::guest(&args.guest, args.arch)?;
-    let assumed = HostFacts::assumed(config.layout.arch);
+    let config = config::guest(&args.guest, args.arch);
+    let assumed = HostFacts::assumed(config.layout()?.arch);
     let host = HostFacts { phys_bits: args.phys_bits.unwrap_or(assumed.phys_bits), ..assumed };
     let map = Files::open(&config)?.probe(&config, host)?.map(&config)?;
     Ok(match args.format {

@@ -1,6 +1,5 @@
 //! `carpel run`: boots a guest and returns its verdict.
 
-use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use carpel_devices::endpoint::{Endpoint, Input, Target};
-use carpel_devices::virtio::VirtioDevice;
+use carpel_devices::virtio::{self, GuestLimits, VirtioDevice};
 use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
 use carpel_vmm::kvm;
@@ -18,11 +17,11 @@ use carpel_vmm::plan::{Files, Plan};
 use carpel_vmm::run::{ConsoleState, Facts};
 use carpel_vmm::terminal::RawTerminal;
 use carpel_vmm::threads::ExitCounts;
-use carpel_vmm::virtio;
 use carpel_vmm::watch::Watch;
 
-use crate::cli::{FAILURE, RunArgs, USAGE_ERROR};
+use crate::cli::{FAILURE, PlanFormat, RunArgs, USAGE_ERROR};
 use crate::config;
+use crate::dry_run;
 use crate::output;
 use crate::report::Report;
 
@@ -39,7 +38,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
             return ExitCode::from(status);
         }
     };
-    let result = if args.dry_run { print_plan(&prepared.plan).map(|()| 0) } else { prepared.boot() };
+    let result = if args.dry_run { prepared.print(args.format).map(|()| 0) } else { prepared.boot() };
     ExitCode::from(result.unwrap_or_else(|error| {
         output::complain(error);
         FAILURE
@@ -58,7 +57,6 @@ struct Prepared {
     plan: Arc<Plan>,
     files: Files,
     devices: Vec<Box<dyn VirtioDevice>>,
-    limits: Limits,
     watch: Watch,
     endpoint: Endpoint,
     report: Option<Report>,
@@ -71,29 +69,34 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
         bail!("Running a COMMAND in the guest is not built yet");
     }
     let config = config::run(args)?;
-    virtio::check(&config)?;
-    let limits = config::limits(args);
-    let target = config::console(&args.console)?;
+    virtio::config::check(&config.devices, GuestLimits { mem: config.mem })?;
     let files = Files::open(&config)?;
     let plan = Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?);
     let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
-    let watch = Watch::new(&limits, Arc::clone(&shutdown))?;
+    let watch = Watch::new(&config.run, Arc::clone(&shutdown))?;
     let open_console = |target: &Target| target.open("The console").context("Cannot connect the console");
     let (devices, endpoint, report) = if args.dry_run {
         (Vec::new(), open_console(&Target::Null)?, None)
     } else {
-        let report = args.report.as_deref().map(Report::open).transpose()?;
-        (virtio::open(&config)?, open_console(&target)?, report)
+        let report = config.run.report.as_deref().map(Report::open).transpose()?;
+        (virtio::config::open(&config.devices)?, open_console(&config.run.console)?, report)
     };
-    Ok(Prepared { config, plan, files, devices, limits, watch, endpoint, report, shutdown })
+    Ok(Prepared { config, plan, files, devices, watch, endpoint, report, shutdown })
 }
 
 impl Prepared {
+    fn print(&self, format: PlanFormat) -> Result<()> {
+        output::print(&match format {
+            PlanFormat::Text => dry_run::text(&self.plan),
+            PlanFormat::Json => dry_run::json(&self.config, &self.plan)?,
+        })
+    }
+
     /// Runs the guest, then tells and reports how it ended: also where no guest came to run.
     fn boot(self) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
         let console = Console::new(output, self.watch, Arc::clone(&self.shutdown));
-        let facts = run_guest(&self.plan, &self.files, self.devices, &console, input, &self.limits, &self.shutdown);
+        let facts = run_guest(&self.plan, &self.files, self.devices, &console, input, &self.config.run, &self.shutdown);
         let facts = facts.unwrap_or_else(|error| Facts {
             outcome: Outcome::Failed(output::one_line(error)),
             duration: Duration::ZERO,
@@ -105,7 +108,7 @@ impl Prepared {
         if let Some(map) = &facts.map {
             output::dump(map);
         }
-        tell(&facts, self.limits.until.as_deref());
+        tell(&facts, self.config.run.until.as_deref());
         if let Some(report) = self.report {
             report.write(&self.config, &self.plan, &facts)?;
         }
@@ -144,23 +147,4 @@ fn tell(facts: &Facts, until: Option<&str>) {
         output::complain(format!("The guest ended by itself before its console matched `{until}`"));
     }
     log::debug!("{:?} after {:?}, {:?}", facts.outcome, facts.duration, facts.exits);
-}
-
-fn print_plan(plan: &Plan) -> Result<()> {
-    let mut text = plan.map.to_string();
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
-        "\nkernel: {} by {}, {} vCPU(s)",
-        plan.kernel.format.name(),
-        plan.kernel.boot.name(),
-        plan.vcpus
-    );
-    let _ = writeln!(text, "command line: {}", plan.cmdline);
-    let _ = writeln!(text, "irqchip: {}", plan.irqchip.name());
-    for device in &plan.devices {
-        let irq = device.irq.map(|irq| format!(", IRQ {irq}")).unwrap_or_default();
-        let _ = writeln!(text, "device: {} at {}{irq}", device.name, device.place);
-    }
-    output::print(&text)
 }

@@ -11,7 +11,7 @@ mod table;
 use std::fmt;
 use std::ops::Range;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::device::Board;
@@ -25,7 +25,7 @@ pub use table::{Base, Layout, Row, Size, When};
 pub const PAGE_SIZE: u64 = 0x1000;
 
 /// The architecture of a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Arch {
     /// Intel 64 and AMD64.

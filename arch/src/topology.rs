@@ -1,9 +1,11 @@
 //! How vCPUs are arranged.
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Sockets, the cores of each, the threads of each core. Where that is none at all, the map refuses it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(into = "Cpus", try_from = "Cpus")]
 pub struct Topology {
     /// Sockets.
     pub sockets: u32,
@@ -30,6 +32,31 @@ pub enum TopologyError {
         /// Of what.
         what: &'static str,
     },
+}
+
+/// A topology in a configuration file: what is not given follows.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Cpus {
+    count: u32,
+    sockets: Option<u32>,
+    cores: Option<u32>,
+    threads: Option<u32>,
+}
+
+impl From<Topology> for Cpus {
+    fn from(topology: Topology) -> Self {
+        let Topology { sockets, cores, threads } = topology;
+        Self { count: topology.vcpus(), sockets: Some(sockets), cores: Some(cores), threads: Some(threads) }
+    }
+}
+
+impl TryFrom<Cpus> for Topology {
+    type Error = TopologyError;
+
+    fn try_from(cpus: Cpus) -> Result<Self, TopologyError> {
+        Self::new(cpus.count, cpus.sockets, cpus.cores, cpus.threads)
+    }
 }
 
 impl Topology {

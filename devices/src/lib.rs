@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod event;
 mod host_socket;
 pub mod interrupt;
+pub mod key_values;
 pub mod legacy;
 pub mod registry;
 pub mod units;

@@ -30,6 +30,22 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("A duration of 0 would end the guest before it starts".into()) } else { Ok(duration) }
 }
 
+/// A size as [`size`] reads it: whole units, where that loses nothing.
+pub fn size_text(size: u64) -> String {
+    let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+    let whole = units.into_iter().find(|(shift, _)| size > 0 && size.trailing_zeros() >= *shift);
+    whole.map_or_else(|| size.to_string(), |(shift, unit)| format!("{}{unit}", size >> shift))
+}
+
+/// A duration as [`duration`] reads it.
+pub fn duration_text(duration: Duration) -> String {
+    match (duration.as_secs(), duration.subsec_millis()) {
+        (seconds, 0) if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        (seconds, 0) => format!("{seconds}s"),
+        _ => format!("{}ms", duration.as_millis()),
+    }
+}
+
 /// Digits only: `parse` alone would also take a sign.
 pub fn whole_number(digits: &str) -> Option<u64> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
@@ -47,6 +63,19 @@ mod tests {
         assert_eq!(size("16777215T"), Ok(16_777_215 << 40));
         for wrong in ["", "M", "-1", "+1", "1.5G", "1MB", "16777216T", "18446744073709551616", "1µ", "0x10"] {
             assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for (text, bytes) in
+            [("0", 0), ("1", 1), ("1023", 1023), ("1K", 1024), ("1025", 1025), ("3G", 3 << 30), ("1T", 1 << 40)]
+        {
+            assert_eq!((size_text(bytes).as_str(), size(text)), (text, Ok(bytes)));
+        }
+        for (text, milliseconds) in [("30s", 30_000), ("2m", 120_000), ("500ms", 500), ("1500ms", 1500)] {
+            let time = Duration::from_millis(milliseconds);
+            assert_eq!((duration_text(time).as_str(), duration(text)), (text, Ok(time)));
         }
     }
 

@@ -3,22 +3,26 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use carpel_arch::Topology;
-use carpel_arch::map::{Boot, Layout};
+use carpel_arch::map::{Arch, Boot, Layout};
 use carpel_arch::x86_64::cpu::CpuModel;
-use carpel_devices::registry::Options;
-use carpel_devices::virtio::VirtioKind;
-use serde::Serialize;
+use carpel_arch::{LAYOUTS, Topology};
+use carpel_devices::endpoint::Target;
+use carpel_devices::virtio::VirtioConfig;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-/// The configuration of one guest.
-#[derive(Clone, Debug)]
+/// The configuration of one run, as a configuration file has it: a guest, and what is done with it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Config {
-    /// Its guest physical map; the architecture comes with it.
-    pub layout: &'static Layout,
+    /// Architecture of the guest; this host's, if none is named.
+    pub arch: Option<Arch>,
+    /// Name of its guest physical map; the architecture's default, if none is named.
+    pub layout: Option<String>,
     /// Guest memory in bytes.
     pub mem: u64,
     /// The vCPUs and their arrangement.
-    pub topology: Topology,
+    pub cpus: Topology,
     /// What of the host's processor they show.
     pub cpu: CpuModel,
     /// Firmware to start.
@@ -31,25 +35,118 @@ pub struct Config {
     pub initrd: Option<PathBuf>,
     /// What to add to the kernel command line, in this order.
     pub append: Vec<String>,
-    /// The interrupt controller; what suits the kernel, if none is named.
+    /// The interrupt controllers; what suits kernel and host, if none are named.
     pub irqchip: Option<IrqchipMode>,
-    /// Its virtio devices.
-    pub virtio: Vec<VirtioConfig>,
-    /// How it learns of them.
+    /// How the guest learns of its virtio devices.
     pub announce: Announce,
+    /// Its virtio devices: all of them.
+    pub devices: Vec<VirtioConfig>,
+    /// What is done with it.
+    pub run: Limits,
 }
 
-/// A virtio device that a guest shall have.
-#[derive(Clone, Debug)]
-pub struct VirtioConfig {
-    /// Which kind.
-    pub kind: &'static VirtioKind,
-    /// What was said about it.
-    pub options: Options,
+/// What ends a run besides the guest itself, and what is looked at.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Limits {
+    /// Where the guest's console goes.
+    pub console: Target,
+    /// The longest time that the guest may take.
+    #[serde(with = "duration")]
+    pub timeout: Option<Duration>,
+    /// The longest time without any output.
+    #[serde(with = "duration")]
+    pub watchdog: Option<Duration>,
+    /// Regular expression whose match on the console ends the run as a success.
+    pub until: Option<String>,
+    /// Regular expression whose match on the console ends the run as a failure.
+    pub fail_on: Option<String>,
+    /// Where the run's facts are written.
+    pub report: Option<PathBuf>,
+    /// Read the guest's physical and virtual map when it has ended.
+    #[serde(rename = "dump-map-on-exit")]
+    pub dump_map: bool,
+}
+
+/// Memory of a guest of which nothing is said, in bytes.
+const DEFAULT_MEM: u64 = 1 << 30;
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            arch: None,
+            layout: None,
+            mem: DEFAULT_MEM,
+            cpus: Topology { sockets: 1, cores: 1, threads: 1 },
+            cpu: CpuModel::default(),
+            firmware: None,
+            kernel: None,
+            boot: None,
+            initrd: None,
+            append: Vec::new(),
+            irqchip: None,
+            announce: Announce::default(),
+            devices: Vec::new(),
+            run: Limits::default(),
+        }
+    }
+}
+
+/// A guest physical map that there is not.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum LayoutError {
+    /// carpel was built for an architecture without any.
+    #[error("No layout is known for this host's architecture")]
+    Host,
+    /// The name is none of the architecture's.
+    #[error("There is no layout `{name}` for {arch}; there is {names}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// The architecture.
+        arch: Arch,
+        /// The architecture's layouts.
+        names: String,
+    },
+}
+
+impl Config {
+    /// The guest physical map that it names, or the default one; the architecture comes with it.
+    pub fn layout(&self) -> Result<&'static Layout, LayoutError> {
+        let arch = self.arch.or(Arch::HOST).ok_or(LayoutError::Host)?;
+        let layouts = || LAYOUTS.iter().copied().filter(|layout| layout.arch == arch);
+        let found = layouts().find(|layout| self.layout.as_ref().is_none_or(|name| layout.name == name));
+        found.ok_or_else(|| LayoutError::Unknown {
+            name: self.layout.clone().unwrap_or_default(),
+            arch,
+            names: layouts().map(|layout| layout.name).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+/// A duration that may be missing, as people write it.
+mod duration {
+    use std::time::Duration;
+
+    use carpel_devices::units;
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            None => serializer.serialize_none(),
+            Some(duration) => serializer.serialize_str(&units::duration_text(*duration)),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| units::duration(&text).map_err(de::Error::custom)).transpose()
+    }
 }
 
 /// How a guest learns of devices that it cannot look for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Announce {
     /// By the tables of its architecture: ACPI on a PC.
     #[default]
@@ -59,7 +156,7 @@ pub enum Announce {
 }
 
 /// The interrupt controllers of a machine, and who emulates them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IrqchipMode {
     /// Of a PC: KVM the local APICs, the monitor the IOAPIC; no PIC, no PIT. Enough for Linux and quick to take down.
@@ -90,19 +187,4 @@ impl IrqchipMode {
     pub const fn is_gic(self) -> bool {
         matches!(self, Self::GicV2 | Self::GicV3)
     }
-}
-
-/// What ends a run besides the guest itself, and what is looked at then.
-#[derive(Clone, Debug, Default)]
-pub struct Limits {
-    /// The longest time that the guest may take.
-    pub timeout: Option<Duration>,
-    /// The longest time without any output.
-    pub watchdog: Option<Duration>,
-    /// Regular expression whose match on the console ends the run as a success.
-    pub until: Option<String>,
-    /// Regular expression whose match on the console ends the run as a failure.
-    pub fail_on: Option<String>,
-    /// Read the guest's physical and virtual map when it has ended.
-    pub dump_map: bool,
 }

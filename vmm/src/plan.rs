@@ -11,7 +11,7 @@ use carpel_arch::{Device, DeviceKind, MapError, Topology, device};
 use linux_loader::cmdline::Cmdline;
 use thiserror::Error;
 
-use crate::config::{Announce, Config, IrqchipMode};
+use crate::config::{Announce, Config, IrqchipMode, LayoutError};
 use crate::loader::{self, Handover, Kernel, KernelError, OpenError, Source};
 
 /// What every Linux guest is told before the user's own words, beside its console: to reset when it panics, so that a
@@ -83,6 +83,9 @@ pub struct Plan {
 /// Why a configuration has no plan.
 #[derive(Debug, Error)]
 pub enum PlanError {
+    /// There is no such map.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// There is nothing to boot.
     #[error("There is no kernel to boot; name one with --kernel FILE")]
     NoKernel,
@@ -197,13 +200,14 @@ pub enum PlanError {
 impl Files {
     /// Opens the configuration's files, and unpacks the kernel where it is compressed.
     pub fn open(config: &Config) -> Result<Self, PlanError> {
+        let arch = config.layout()?.arch;
         let open = |path: &PathBuf, role| {
             Source::open(path).map_err(|source| PlanError::File { path: path.clone(), role, source })
         };
         let firmware = config.firmware.as_ref().map(|path| open(path, "the firmware")).transpose()?;
         let unpack = |path: &PathBuf| {
             let source = open(path, "the kernel")?;
-            let unpacked = loader::unpack(config.layout.arch, source, config.boot, config.mem);
+            let unpacked = loader::unpack(arch, source, config.boot, config.mem);
             unpacked.map_err(|source| PlanError::Kernel { path: path.clone(), source })
         };
         let kernel = config.kernel.as_ref().map(unpack).transpose()?;
@@ -213,15 +217,14 @@ impl Files {
 
     /// Reads their headers.
     pub fn probe(&self, config: &Config, host: HostFacts) -> Result<Probe, PlanError> {
+        let arch = config.layout()?.arch;
         let initrd = self.initrd.as_ref().map_or(0, Source::size);
         if let (Some(source), Some(path)) = (&self.firmware, config.firmware.clone()) {
-            let handover = self.handover(config, &path)?;
-            let kernel = loader::firmware(config.layout.arch, source.size())
-                .map_err(|source| PlanError::Kernel { path, source })?;
+            let handover = self.handover(config, arch, &path)?;
+            let kernel = loader::firmware(arch, source.size()).map_err(|source| PlanError::Kernel { path, source })?;
             return Ok(Probe { kernel: Some(kernel), handover, initrd, host });
         }
-        let kernel =
-            self.kernel.as_ref().map(|source| Kernel::probe(config.layout.arch, source, config.boot)).transpose();
+        let kernel = self.kernel.as_ref().map(|source| Kernel::probe(arch, source, config.boot)).transpose();
         let kernel = kernel.map_err(|source| {
             let path = config.kernel.clone().unwrap_or_default();
             PlanError::Kernel { path, source }
@@ -230,14 +233,14 @@ impl Files {
     }
 
     /// Reads the headers of the kernel that firmware is handed.
-    fn handover(&self, config: &Config, firmware: &Path) -> Result<Option<Handover>, PlanError> {
+    fn handover(&self, config: &Config, arch: Arch, firmware: &Path) -> Result<Option<Handover>, PlanError> {
         let firmware = || firmware.to_owned();
         match (&self.kernel, &config.kernel) {
-            _ if config.layout.arch != Arch::X86_64 && (self.kernel.is_some() || self.initrd.is_some()) => {
+            _ if arch != Arch::X86_64 && (self.kernel.is_some() || self.initrd.is_some()) => {
                 Err(PlanError::KernelWithFirmware { firmware: firmware() })
             }
             (Some(source), Some(path)) => {
-                let probed = Handover::probe(config.layout.arch, source);
+                let probed = Handover::probe(arch, source);
                 probed.map(Some).map_err(|source| PlanError::Kernel { path: path.clone(), source })
             }
             _ if self.initrd.is_some() => Err(PlanError::InitrdWithFirmware { firmware: firmware() }),
@@ -256,13 +259,13 @@ impl HostFacts {
 impl Probe {
     /// The guest physical map of this configuration.
     pub fn map(&self, config: &Config) -> Result<MemoryMap, PlanError> {
-        let layout = config.layout;
+        let layout = config.layout()?;
         let (kernel, firmware) = match &self.kernel {
             Some(Kernel { boot: Boot::Firmware, extent: KernelExtent::Flat { size }, .. }) => (None, *size),
             kernel => (kernel.as_ref().map(|kernel| kernel.extent), 0),
         };
         let inputs = Inputs {
-            vcpus: config.topology.vcpus(),
+            vcpus: config.cpus.vcpus(),
             phys_bits: self.host.phys_bits,
             boot: self.boot(),
             gic: if self.irqchip(config)? == IrqchipMode::GicV2 { Gic::V2 } else { Gic::V3 },
@@ -282,7 +285,7 @@ impl Probe {
 
     /// The interrupt controllers that the configuration names, or those that suit it best.
     fn irqchip(&self, config: &Config) -> Result<IrqchipMode, PlanError> {
-        let arch = config.layout.arch;
+        let arch = config.layout()?.arch;
         let best = match (arch, self.host.gic) {
             (Arch::Aarch64, Gic::V2) => IrqchipMode::GicV2,
             (Arch::Aarch64, Gic::V3) => IrqchipMode::GicV3,
@@ -330,8 +333,8 @@ impl Plan {
         devices.extend(virtio);
         Ok(Self {
             map,
-            vcpus: config.topology.vcpus(),
-            topology: config.topology,
+            vcpus: config.cpus.vcpus(),
+            topology: config.cpus,
             cpu: config.cpu.clone(),
             kernel,
             handover: probe.handover,

@@ -1,56 +1,20 @@
-//! The guest's virtio devices: how they are opened, made, and put where the plan has them.
+//! The guest's virtio devices: how they are made, and put where the plan has them.
 
-use std::error::Error;
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use carpel_devices::bus::Bus;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::virtio::VirtioDevice;
-use carpel_devices::virtio::console::{self, ConsoleHandle};
+use carpel_devices::virtio::console::ConsoleHandle;
 use carpel_devices::virtio::runner::{Runner, WorkerThreads};
 use carpel_devices::virtio::transport::mmio::Mmio;
-use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 
-use crate::config::{Config, VirtioConfig};
 use crate::console::Console;
 use crate::kvm::Vm;
 use crate::machine::MachineError;
 use crate::plan::Plan;
-
-/// A device that could not be had.
-#[derive(Debug, Error)]
-#[error("Cannot make the device `{device}`")]
-pub struct OpenError {
-    /// The device as it was written.
-    pub device: String,
-    /// The cause.
-    pub source: Box<dyn Error + Send + Sync>,
-}
-
-/// Finds the devices of a configuration that no host can make.
-pub fn check(config: &Config) -> Result<(), OpenError> {
-    config.virtio.iter().try_for_each(|device| (device.kind.check)(&device.options).map_err(cannot_make(device)))
-}
-
-/// Makes the devices of a configuration, with all that they need of the host.
-pub fn open(config: &Config) -> Result<Vec<Box<dyn VirtioDevice>>, OpenError> {
-    let mut order: Vec<_> = config.virtio.iter().enumerate().collect();
-    // Consoles last: they create files and make them empty, for nothing where another device cannot be had, and by then an
-    // image is locked.
-    order.sort_by_key(|(_, device)| device.kind.kind.name == console::KIND.kind.name);
-    let open = |(index, device): (usize, &VirtioConfig)| {
-        Ok((index, (device.kind.open)(&device.options).map_err(cannot_make(device))?))
-    };
-    let mut devices = order.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    devices.sort_by_key(|(index, _)| *index);
-    Ok(devices.into_iter().map(|(_, device)| device).collect())
-}
-
-fn cannot_make(device: &VirtioConfig) -> impl FnOnce(Box<dyn Error + Send + Sync>) -> OpenError {
-    |source| OpenError { device: device.options.text().to_owned(), source }
-}
 
 /// What the devices need of the machine from now on.
 pub struct Built {

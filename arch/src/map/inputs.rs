@@ -1,9 +1,12 @@
 //! What a table is resolved with.
 
+use serde::{Deserialize, Serialize};
+
 use super::Arch;
 
 /// How a guest is entered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Boot {
     /// The kernel's own protocol: the 64-bit entry on x86-64, the Image's on aarch64 and riscv64.
     Linux,

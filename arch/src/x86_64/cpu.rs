@@ -1,6 +1,9 @@
 //! Which features of the host's processor a guest is shown. Sources: Intel SDM volume 2, CPUID; AMD APM volume 3, appendix
 //! E; System V ABI, AMD64 supplement, section 3.1.1 ("Processor Architecture", the levels x86-64-v1 to v4).
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Where CPUID shows a feature.
@@ -43,8 +46,9 @@ enum Level {
     System,
 }
 
-/// What of the host's processor the guest is shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What of the host's processor the guest is shown; in a configuration file, the text that `--cpu` takes.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct CpuModel {
     /// The level of the baseline; none: all that the host has.
     level: Option<u8>,
@@ -73,6 +77,33 @@ pub enum CpuModelError {
         /// The word.
         name: String,
     },
+}
+
+impl fmt::Display for CpuModel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.level {
+            None => formatter.write_str("host")?,
+            Some(level) => write!(formatter, "x86-64-v{level}")?,
+        }
+        let changes = [('+', &self.added), ('-', &self.removed)];
+        changes.into_iter().try_for_each(|(sign, features)| {
+            features.iter().try_for_each(|feature| write!(formatter, ",{sign}{}", feature.name))
+        })
+    }
+}
+
+impl From<CpuModel> for String {
+    fn from(model: CpuModel) -> Self {
+        model.to_string()
+    }
+}
+
+impl TryFrom<String> for CpuModel {
+    type Error = CpuModelError;
+
+    fn try_from(text: String) -> Result<Self, CpuModelError> {
+        Self::parse(&text)
+    }
 }
 
 impl CpuModel {
@@ -247,6 +278,16 @@ mod tests {
 
     fn required(text: &str) -> Vec<&'static str> {
         CpuModel::parse(text).unwrap().required().map(|feature| feature.name).collect()
+    }
+
+    #[test]
+    fn a_model_is_written_as_it_is_read() {
+        for text in ["host", "x86-64-v3,-avx2", "host,+vmx,+avx,-sse4.2", "x86-64-v1"] {
+            let model = CpuModel::parse(text).unwrap();
+            assert_eq!(CpuModel::parse(&model.to_string()).unwrap(), model);
+            assert_eq!(model.to_string(), text);
+        }
+        assert_eq!(CpuModel::parse("max,-avx,+avx").unwrap().to_string(), "host,+avx");
     }
 
     #[test]

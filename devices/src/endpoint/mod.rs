@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use crate::host_socket::SocketError;
@@ -23,11 +24,13 @@ use pty::Pty;
 use socket::{Socket, SocketInput};
 
 /// What a console is connected to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Target {
     /// Nothing: output is lost.
     Null,
     /// Standard input and output.
+    #[default]
     Stdio,
     /// A file, made empty first; there is no input.
     File(PathBuf),

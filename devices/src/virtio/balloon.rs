@@ -6,20 +6,22 @@
 mod discard;
 mod statistics;
 
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use event_manager::{EventOps, Events};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryBackend as _};
 
 use super::chain::Chain;
 use super::interrupt::Interrupt;
 use super::queue::{Fault, Queues};
-use super::{Opened, VirtioDevice, VirtioKind, Worker};
-use crate::registry::{Key, Kind, OFF, Options, Value};
+use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker};
+use crate::registry::{Key, Kind, Value};
 use discard::discard;
 use statistics::Statistics;
 
@@ -48,62 +50,100 @@ const FIRST_OPTIONAL: usize = 2;
 const ACTUAL: usize = 4;
 const POISON: usize = 12;
 
-/// The memory balloon for `--device`.
-pub static KIND: VirtioKind = VirtioKind {
-    kind: Kind {
-        name: "balloon",
-        about: "Gives the guest's free memory back to the host (virtio-balloon)",
-        keys: &[
-            Key { name: "size", about: "memory that the guest shall give up", value: Value::Size, default: "0" },
-            Key {
-                name: "oom",
-                about: "what a guest out of memory does: take it back, or keep its promise",
-                value: Value::OneOf(&["deflate", "keep"]),
-                default: "deflate",
-            },
-            Key {
-                name: "stats",
-                about: "log what the guest says of its memory, every so many seconds (with -v)",
-                value: Value::Number,
-                default: "never",
-            },
-            OFF,
-        ],
-        example: "--device balloon,size=256M",
-        standard: true,
-    },
-    check: |options| Ok(pages(options).map(drop)?),
-    open,
+/// Name, keys and help.
+static KIND: Kind = Kind {
+    name: "balloon",
+    about: "Gives the guest's free memory back to the host (virtio-balloon)",
+    keys: &[
+        Key { name: "size", about: "memory that the guest shall give up", value: Value::Size, default: "0" },
+        Key {
+            name: "oom",
+            about: "what a guest out of memory does: take it back, or keep its promise",
+            value: Value::OneOf(&["deflate", "keep"]),
+            default: "deflate",
+        },
+        Key {
+            name: "stats",
+            about: "log what the guest says of its memory, every so many seconds (with -v)",
+            value: Value::Number,
+            default: "never",
+        },
+    ],
+    bare: None,
+    example: "--device balloon,size=256M",
+    standard: true,
+    single: true,
 };
+
+/// A memory balloon.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonConfig {
+    /// Memory that the guest shall give up, in bytes.
+    #[serde(default)]
+    pub size: u64,
+    /// What a guest out of memory does with it.
+    #[serde(default)]
+    pub oom: OutOfMemory,
+    /// Between two logs of what the guest says of its memory, in seconds.
+    pub stats: Option<NonZeroU64>,
+}
+
+/// What a guest out of memory does with its balloon.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutOfMemory {
+    /// Take memory back.
+    #[default]
+    Deflate,
+    /// Keep its promise.
+    Keep,
+}
 
 /// A balloon that no guest can have.
 #[derive(Debug, Error)]
-#[error("A balloon of {size} bytes is larger than {max}")]
-struct TooLarge {
-    size: u64,
-    max: u64,
+enum SizeError {
+    #[error("A balloon of {size} bytes is larger than {max}")]
+    TooLarge { size: u64, max: u64 },
+    #[error("It would take all of the guest's memory, which is {mem} bytes: its `size` must be smaller")]
+    AllMemory { mem: u64 },
 }
 
-/// Pages that it shall have.
-fn pages(options: &Options) -> Result<u32, TooLarge> {
-    let size = options.size("size").unwrap_or(0);
-    u32::try_from(size / PAGE).map_err(|_| TooLarge { size, max: u64::from(u32::MAX) * PAGE })
+impl BalloonConfig {
+    /// Pages that it shall have.
+    fn pages(&self) -> Result<u32, SizeError> {
+        let max = u64::from(u32::MAX) * PAGE;
+        u32::try_from(self.size / PAGE).map_err(|_| SizeError::TooLarge { size: self.size, max })
+    }
 }
 
-fn open(options: &Options) -> Opened {
-    let pages = pages(options)?;
-    let mut features = 1 << PAGE_REPORTING | 1 << PAGE_POISON;
-    if options.get("oom") != Some("keep") {
-        features |= 1 << DEFLATE_ON_OOM;
+impl DeviceConfig for BalloonConfig {
+    const KIND: &'static Kind = &KIND;
+
+    fn check(&self, guest: GuestLimits) -> Checked {
+        self.pages()?;
+        if self.size > 0 && self.size >= guest.mem {
+            // Linux would look for the last page for ever.
+            return Err(SizeError::AllMemory { mem: guest.mem }.into());
+        }
+        Ok(())
     }
-    let interval = options.size("stats").map(Duration::from_secs);
-    if interval.is_some() {
-        features |= 1 << STATS_VQ;
+
+    fn open(&self) -> Opened {
+        let pages = self.pages()?;
+        let mut features = 1 << PAGE_REPORTING | 1 << PAGE_POISON;
+        if self.oom == OutOfMemory::Deflate {
+            features |= 1 << DEFLATE_ON_OOM;
+        }
+        let interval = self.stats.map(|seconds| Duration::from_secs(seconds.get()));
+        if interval.is_some() {
+            features |= 1 << STATS_VQ;
+        }
+        let poison = Arc::new(AtomicU32::new(0));
+        let statistics = Statistics::new(interval)?;
+        let worker = BalloonWorker { features: 0, poison: Arc::clone(&poison), statistics };
+        Ok(Box::new(Balloon { features, pages, actual: 0, poison, worker: Some(worker) }))
     }
-    let poison = Arc::new(AtomicU32::new(0));
-    let statistics = Statistics::new(interval)?;
-    let worker = BalloonWorker { features: 0, poison: Arc::clone(&poison), statistics };
-    Ok(Box::new(Balloon { features, pages, actual: 0, poison, worker: Some(worker) }))
 }
 
 struct Balloon {

@@ -1,11 +1,12 @@
 //! virtio devices (Virtual I/O Device (VIRTIO) specification 1.2), apart from the transport that guests reach them by.
 //!
-//! A device is a file with a [`VirtioKind`] and a line in [`REGISTRY`]. It has two sides. The [`VirtioDevice`] answers
+//! A device is a file with a [`config::DeviceConfig`] and a line in [`config`]. It has two sides. The [`VirtioDevice`] answers
 //! for features and configuration space, in the threads of vCPUs, and never waits. Its [`Worker`]s own the
 //! virtqueues while the driver runs; a [`runner::Runner`] drives each in an event loop: the main thread's, or
 //! one of its own. Transport and runners talk by messages, so nothing of a device is shared but what it shares itself.
 
 pub mod chain;
+pub mod config;
 pub mod interrupt;
 pub mod queue;
 pub mod rate;
@@ -21,44 +22,15 @@ pub mod net;
 pub mod rng;
 pub mod vsock;
 
-/// Every kind of virtio device.
-pub static REGISTRY: &[&VirtioKind] =
-    &[&balloon::KIND, &blk::KIND, &console::KIND, &net::KIND, &rng::KIND, &vsock::KIND];
-
-/// Kinds of which a guest has one device at most: what several texts say about one adds up.
-pub static SINGLE: &[&VirtioKind] = &[&console::KIND];
-
-/// Kinds of which a guest has one device at most, and one text says all about it: Linux drives one vsock
-/// (net/vmw_vsock/virtio_transport.c), and what was meant by two balloons would be one.
-pub static LONE: &[&VirtioKind] = &[&balloon::KIND, &vsock::KIND];
-
-use std::error::Error;
 use std::ops::Range;
 
 use event_manager::{EventOps, Events};
 
 use crate::console::ConsoleOutput;
-use crate::registry::{Kind, Options};
+pub use config::{Checked, DeviceConfig, GuestLimits, Opened, VirtioConfig};
 use console::ConsoleHandle;
 use interrupt::Interrupt;
 use queue::{Fault, Queues};
-
-/// A kind of virtio device and how one is made.
-#[derive(Debug)]
-pub struct VirtioKind {
-    /// Its name, keys and help.
-    pub kind: Kind,
-    /// Whether these options can be had, as far as they tell by themselves.
-    pub check: fn(&Options) -> Checked,
-    /// Makes one, with all that it needs of the host.
-    pub open: fn(&Options) -> Opened,
-}
-
-/// Nothing, or why there can be no such device.
-pub type Checked = Result<(), Box<dyn Error + Send + Sync>>;
-
-/// A new device, or why there is none.
-pub type Opened = Result<Box<dyn VirtioDevice>, Box<dyn Error + Send + Sync>>;
 
 /// What a transport asks of a device, by threads of vCPUs: nothing here may wait for anything.
 pub trait VirtioDevice: Send {
@@ -136,27 +108,9 @@ pub fn read_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
     data[..length].copy_from_slice(&rest[..length]);
 }
 
-/// The kind of this name.
-pub fn kind(name: &str) -> Option<&'static VirtioKind> {
-    REGISTRY.iter().copied().find(|virtio| virtio.kind.name == name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::OFF;
-
-    #[test]
-    fn names_are_unique_and_standard_kinds_can_be_turned_off() {
-        for (index, virtio) in REGISTRY.iter().enumerate() {
-            let Kind { name, keys, standard, example, .. } = virtio.kind;
-            assert!(REGISTRY[..index].iter().all(|other| other.kind.name != name), "{name}");
-            assert_eq!(keys.iter().any(|key| key.name == OFF.name), standard, "{name}");
-            let device = example.strip_prefix("--device ").unwrap_or_else(|| panic!("{example}"));
-            assert_eq!(device.split(',').next(), Some(name));
-            virtio.kind.parse(device).unwrap();
-        }
-    }
 
     #[test]
     fn configuration_space_ends_in_zeros() {

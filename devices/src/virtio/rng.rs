@@ -1,14 +1,16 @@
 //! Entropy device (section 5.4): the host's random numbers for the guest.
 
+use std::num::NonZeroU64;
 use std::ops::Range;
 
 use event_manager::{EventOps, Events};
+use serde::{Deserialize, Serialize};
 
 use super::interrupt::Interrupt;
 use super::queue::{Fault, Queues};
 use super::rate::RateLimiter;
-use super::{Opened, VirtioDevice, VirtioKind, Worker};
-use crate::registry::{Key, Kind, OFF, Options, Value};
+use super::{DeviceConfig, Opened, VirtioDevice, Worker};
+use crate::registry::{Key, Kind, Value};
 
 /// Device type (section 5).
 const DEVICE_TYPE: u32 = 4;
@@ -19,30 +21,37 @@ const PASS_MAX: u64 = 64 << 10;
 /// What is asked of the host at once, in bytes.
 const PIECE: usize = 4096;
 
-/// The entropy device for `--device`.
-pub static KIND: VirtioKind = VirtioKind {
-    kind: Kind {
-        name: "rng",
-        about: "Random numbers from the host (virtio-rng)",
-        keys: &[
-            Key {
-                name: "rate",
-                about: "bytes per second that the guest gets",
-                value: Value::Size,
-                default: "no limit",
-            },
-            OFF,
-        ],
-        example: "--device rng,rate=64K",
-        standard: true,
-    },
-    check: |_| Ok(()),
-    open,
+/// Name, keys and help.
+static KIND: Kind = Kind {
+    name: "rng",
+    about: "Random numbers from the host (virtio-rng)",
+    keys: &[Key {
+        name: "rate",
+        about: "bytes per second that the guest gets",
+        value: Value::Size,
+        default: "no limit",
+    }],
+    bare: None,
+    example: "--device rng,rate=64K",
+    standard: true,
+    single: false,
 };
 
-fn open(options: &Options) -> Opened {
-    let limiter = RateLimiter::new(options.size("rate"))?;
-    Ok(Box::new(Entropy { worker: Some(EntropyWorker { limiter }) }))
+/// An entropy device.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RngConfig {
+    /// Bytes per second that the guest gets.
+    pub rate: Option<NonZeroU64>,
+}
+
+impl DeviceConfig for RngConfig {
+    const KIND: &'static Kind = &KIND;
+
+    fn open(&self) -> Opened {
+        let limiter = RateLimiter::new(self.rate.map(NonZeroU64::get))?;
+        Ok(Box::new(Entropy { worker: Some(EntropyWorker { limiter }) }))
+    }
 }
 
 struct Entropy {
@@ -114,10 +123,11 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::virtio::config::make_from;
     use crate::virtio::testing::{BUFFERS, Guest, NEXT, WRITE};
 
     fn guest(device: &str) -> Guest {
-        let mut guest = Guest::new(open(&KIND.kind.parse(device).unwrap()).unwrap());
+        let mut guest = Guest::new(make_from(device).unwrap());
         guest.start();
         guest
     }

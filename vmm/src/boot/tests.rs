@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use carpel_arch::map::{Arch, Boot, Layout, RowName};
 use carpel_arch::x86_64::boot::BootCpu;
-use carpel_arch::x86_64::cpu::CpuModel;
 use carpel_arch::{Topology, aarch64, x86_64};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use super::{BootError, load};
-use crate::config::{Announce, Config};
+use crate::config::Config;
 use crate::loader::{Kernel, Source, Target, firmware, samples};
 use crate::plan::{Files, HostFacts, Plan, Probe};
 
@@ -20,18 +19,14 @@ const INITRD: &[u8] = b"an initial RAM disk";
 
 fn plan(layout: &'static Layout, kernel: Kernel, initrd: u64) -> Plan {
     let config = Config {
-        layout,
+        arch: Some(layout.arch),
+        layout: Some(layout.name.to_owned()),
         mem: 128 * MIB,
-        topology: Topology::new(2, None, None, None).unwrap(),
-        cpu: CpuModel::default(),
-        firmware: None,
+        cpus: Topology::new(2, None, None, None).unwrap(),
         kernel: Some(PathBuf::from("/boot/kernel")),
-        boot: None,
         initrd: Some(PathBuf::from("/boot/initrd")),
         append: if kernel.boot == Boot::Firmware { Vec::new() } else { vec!["quiet".into()] },
-        irqchip: None,
-        virtio: Vec::new(),
-        announce: Announce::Tables,
+        ..Config::default()
     };
     Plan::new(&config, Probe { kernel: Some(kernel), handover: None, initrd, host: HostFacts::assumed(layout.arch) })
         .unwrap()

@@ -38,8 +38,10 @@ pub static IRQCHIP: Kind = Kind {
         ]),
         default: "split; gicv3 where the host has it",
     }],
+    bare: None,
     example: "--device irqchip,mode=full",
     standard: false,
+    single: false,
 };
 
 /// Makes the devices of the plan; firmware reads some of the files through one of them. The first serial port prints to `console`;

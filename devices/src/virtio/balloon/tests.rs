@@ -4,6 +4,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 
 use super::*;
 use crate::bus::BusDevice as _;
+use crate::virtio::config::make_from;
 use crate::virtio::testing::{BUFFERS, Guest, HIGH_MEMORY, MEMORY, WRITE, register};
 
 /// Pages that the tests give away lie here.
@@ -11,7 +12,7 @@ const PAGES: u64 = BUFFERS + 0x1_0000;
 const REPORT: usize = 2;
 
 fn guest(device: &str) -> Guest {
-    let mut guest = Guest::new(open(&KIND.kind.parse(device).unwrap()).unwrap());
+    let mut guest = Guest::new(make_from(device).unwrap());
     guest.start();
     guest
 }
@@ -155,7 +156,7 @@ fn options_choose_features() {
 
 #[test]
 fn a_balloon_has_a_largest_size() {
-    let error = open(&KIND.kind.parse("balloon,size=16T").unwrap()).err().unwrap();
+    let error = make_from("balloon,size=16T").err().unwrap();
     assert_eq!(error.to_string(), "A balloon of 17592186044416 bytes is larger than 17592186040320");
 }
 

@@ -17,9 +17,11 @@ mod worker;
 
 use std::error::Error;
 use std::io;
-use std::path::Path;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
@@ -28,8 +30,8 @@ use virtio_bindings::virtio_blk::{
 
 use super::interrupt::Interrupt;
 use super::rate::RateLimiter;
-use super::{Opened, VirtioDevice, VirtioKind, Worker, read_bytes};
-use crate::registry::{Key, Kind, Options, Value};
+use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker, read_bytes};
+use crate::registry::{Key, Kind, Value};
 use engine::Choice;
 use ephemeral::Ephemeral;
 use qcow2::Qcow2Image;
@@ -55,114 +57,177 @@ const FEATURES: u64 = 1 << VIRTIO_BLK_F_SIZE_MAX
 /// What a disk that can be written to has as well.
 const WRITABLE_FEATURES: u64 = 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES;
 
-/// The block device for `--device`.
-pub static KIND: VirtioKind = VirtioKind {
-    kind: Kind {
-        name: "blk",
-        about: "A disk (virtio-blk)",
-        keys: &[
-            Key {
-                name: "path",
-                about: "its image: a file or a block device",
-                value: Value::Text,
-                default: "must be given",
-            },
-            Key { name: "ro", about: "the guest cannot write to it", value: Value::Flag, default: "it can" },
-            Key {
-                name: "id",
-                about: "serial number, up to 20 bytes of ASCII",
-                value: Value::Text,
-                default: "an empty one",
-            },
-            Key {
-                name: "format",
-                about: "what the image is; it is never guessed",
-                value: Value::OneOf(&["raw", "qcow2"]),
-                default: "raw",
-            },
-            Key {
-                name: "ephemeral",
-                about: "what the guest writes is thrown away at its end; the image is only read",
-                value: Value::Flag,
-                default: "it is kept",
-            },
-            Key {
-                name: "direct",
-                about: "reads and writes of whole pages pass by the host's page cache",
-                value: Value::Flag,
-                default: "they go through it",
-            },
-            Key {
-                name: "engine",
-                about: "what waits for the host",
-                value: Value::OneOf(&["uring", "threads"]),
-                default: "uring for raw images where the host has it",
-            },
-            Key { name: "queues", about: "how many, up to 16, each with a thread", value: Value::Number, default: "1" },
-            Key {
-                name: "rate",
-                about: "bytes per second, all queues together",
-                value: Value::Size,
-                default: "no limit",
-            },
-            Key {
-                name: "ops",
-                about: "requests per second, all queues together",
-                value: Value::Number,
-                default: "no limit",
-            },
-        ],
-        example: "--device blk,path=disk.img,ro,id=data",
-        standard: false,
-    },
-    check: |options| settings(options).map(drop),
-    open,
+/// Name, keys and help.
+static KIND: Kind = Kind {
+    name: "blk",
+    about: "A disk (virtio-blk)",
+    keys: &[
+        Key {
+            name: "path",
+            about: "its image: a file or a block device",
+            value: Value::Text,
+            default: "must be given",
+        },
+        Key { name: "ro", about: "the guest cannot write to it", value: Value::Flag, default: "it can" },
+        Key {
+            name: "id",
+            about: "serial number, up to 20 bytes of ASCII",
+            value: Value::Text,
+            default: "an empty one",
+        },
+        Key {
+            name: "format",
+            about: "what the image is; it is never guessed",
+            value: Value::OneOf(&["raw", "qcow2"]),
+            default: "raw",
+        },
+        Key {
+            name: "ephemeral",
+            about: "what the guest writes is thrown away at its end; the image is only read",
+            value: Value::Flag,
+            default: "it is kept",
+        },
+        Key {
+            name: "direct",
+            about: "reads and writes of whole pages pass by the host's page cache",
+            value: Value::Flag,
+            default: "they go through it",
+        },
+        Key {
+            name: "engine",
+            about: "what waits for the host",
+            value: Value::OneOf(&["uring", "threads"]),
+            default: "uring for raw images where the host has it",
+        },
+        Key { name: "queues", about: "how many, up to 16, each with a thread", value: Value::Number, default: "1" },
+        Key { name: "rate", about: "bytes per second, all queues together", value: Value::Size, default: "no limit" },
+        Key {
+            name: "ops",
+            about: "requests per second, all queues together",
+            value: Value::Number,
+            default: "no limit",
+        },
+    ],
+    bare: Some("path"),
+    example: "--device blk,path=disk.img,ro,id=data",
+    standard: false,
+    single: false,
 };
 
-/// What is said of a disk and may be wrong whatever the host has.
-struct Settings<'a> {
-    path: &'a Path,
-    id: [u8; ID_BYTES],
-    queues: u64,
+/// A disk.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlkConfig {
+    /// Its image: a file or a block device.
+    #[serde(default)]
+    pub path: PathBuf,
+    /// The guest cannot write to it.
+    #[serde(default)]
+    pub ro: bool,
+    /// Serial number, up to 20 bytes of ASCII.
+    #[serde(default)]
+    pub id: String,
+    /// What the image is.
+    #[serde(default)]
+    pub format: Format,
+    /// What the guest writes is thrown away at its end.
+    #[serde(default)]
+    pub ephemeral: bool,
+    /// Reads and writes of whole pages pass by the host's page cache.
+    #[serde(default)]
+    pub direct: bool,
+    /// What waits for the host; the best that it has, if none is named.
+    pub engine: Option<EngineKind>,
+    /// How many queues, each with a thread.
+    #[serde(default = "one")]
+    pub queues: NonZeroU64,
+    /// Bytes per second, all queues together.
+    pub rate: Option<NonZeroU64>,
+    /// Requests per second, all queues together.
+    pub ops: Option<NonZeroU64>,
 }
 
-fn settings(options: &Options) -> Result<Settings<'_>, Box<dyn Error + Send + Sync>> {
-    let path = Path::new(options.get("path").ok_or("A disk needs an image: `path=FILE`")?);
-    let id = serial_number(options.get("id").unwrap_or_default())?;
-    let queues = options.size("queues").unwrap_or(1);
-    if queues > MOST_QUEUES {
-        return Err(format!("A disk has up to {MOST_QUEUES} queues, not {queues}").into());
-    }
-    let in_place = options.get("format") != Some("qcow2") && !options.has("ephemeral");
-    if options.get("engine") == Some("uring") && !in_place {
-        return Err("`engine=uring` is for raw images that are written to in place".into());
-    }
-    Ok(Settings { path, id, queues })
+/// What an image is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// The disk's bytes, one after the other.
+    #[default]
+    Raw,
+    /// QEMU's format, version 2 or 3.
+    Qcow2,
 }
 
-fn open(options: &Options) -> Opened {
-    let Settings { path, id, queues } = settings(options)?;
-    let disk = Disk::new(path.display().to_string(), storage(path, options)?, options.has("ro"), id);
-    let choice = if options.get("engine") == Some("threads") { Choice::Threads } else { Choice::Any };
-    // No queue knows what the others do.
-    let share = |key| RateLimiter::new(options.size(key).map(|all| (all / queues).max(1)));
-    let limits = (0..queues).map(|_| Ok(Limits { bytes: share("rate")?, operations: share("ops")? }));
-    Ok(Box::new(Blk::new(disk, choice, limits.collect::<io::Result<_>>()?)))
+/// What waits for the host.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// io_uring.
+    Uring,
+    /// Threads.
+    Threads,
 }
 
-/// What the options say of the image and of where changes go.
-fn storage(path: &Path, options: &Options) -> Result<Box<dyn Storage>, Box<dyn Error + Send + Sync>> {
-    let (ephemeral, direct) = (options.has("ephemeral"), options.has("direct"));
-    let read_only = ephemeral || options.has("ro");
-    let image: Box<dyn Storage> = match options.get("format") {
-        Some("qcow2") => Box::new(Qcow2Image::open(path, read_only, direct)?),
-        _ => Box::new(RawImage::open(path, read_only, direct)?),
-    };
-    if !ephemeral {
-        return Ok(image);
+const fn one() -> NonZeroU64 {
+    NonZeroU64::MIN
+}
+
+impl DeviceConfig for BlkConfig {
+    const KIND: &'static Kind = &KIND;
+
+    fn check(&self, _guest: GuestLimits) -> Checked {
+        if self.path.as_os_str().is_empty() {
+            return Err("A disk needs an image: `path=FILE`".into());
+        }
+        serial_number(&self.id)?;
+        let queues = self.queues.get();
+        if queues > MOST_QUEUES {
+            return Err(format!("A disk has up to {MOST_QUEUES} queues, not {queues}").into());
+        }
+        let in_place = self.format == Format::Raw && !self.ephemeral;
+        if self.engine == Some(EngineKind::Uring) && !in_place {
+            return Err("`engine=uring` is for raw images that are written to in place".into());
+        }
+        Ok(())
     }
-    let directory = || std::env::temp_dir().display().to_string();
-    Ok(Box::new(Ephemeral::new(image).map_err(|source| NoPlace { directory: directory(), source })?))
+
+    fn check_beside(&self, other: &Self) -> Result<(), String> {
+        let path = self.path.display();
+        if self.path == other.path && !(self.reads_only() && other.reads_only()) {
+            return Err(format!("have the same image {path}; only `ro` can be shared"));
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Opened {
+        let id = serial_number(&self.id)?;
+        let disk = Disk::new(self.path.display().to_string(), self.storage()?, self.ro, id);
+        let choice = if self.engine == Some(EngineKind::Threads) { Choice::Threads } else { Choice::Any };
+        // No queue knows what the others do.
+        let queues = self.queues.get();
+        let share = |rate: Option<NonZeroU64>| RateLimiter::new(rate.map(|all| (all.get() / queues).max(1)));
+        let limits = (0..queues).map(|_| Ok(Limits { bytes: share(self.rate)?, operations: share(self.ops)? }));
+        Ok(Box::new(Blk::new(disk, choice, limits.collect::<io::Result<_>>()?)))
+    }
+}
+
+impl BlkConfig {
+    const fn reads_only(&self) -> bool {
+        self.ro || self.ephemeral
+    }
+
+    /// The image, and where changes go.
+    fn storage(&self) -> Result<Box<dyn Storage>, Box<dyn Error + Send + Sync>> {
+        let image: Box<dyn Storage> = match self.format {
+            Format::Qcow2 => Box::new(Qcow2Image::open(&self.path, self.reads_only(), self.direct)?),
+            Format::Raw => Box::new(RawImage::open(&self.path, self.reads_only(), self.direct)?),
+        };
+        if !self.ephemeral {
+            return Ok(image);
+        }
+        let directory = || std::env::temp_dir().display().to_string();
+        Ok(Box::new(Ephemeral::new(image).map_err(|source| NoPlace { directory: directory(), source })?))
+    }
 }
 
 /// Nowhere to keep what the guest writes.

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use vm_memory::VolatileSlice;
 
 use super::*;
+use crate::virtio::config::make_from;
 use crate::virtio::testing::{BUFFERS, Guest, HIGH_MEMORY, MEMORY, NEXT, WRITE, register as r};
 
 const SECTOR: usize = 512;
@@ -53,8 +54,7 @@ impl Machine {
     }
 
     fn with_image(scratch: TempDir, path: PathBuf, keys: &str) -> Self {
-        let options = KIND.kind.parse(&format!("blk,path={}{keys}", path.display())).unwrap();
-        let mut guest = Guest::new(open(&options).unwrap());
+        let mut guest = Guest::new(make_from(&format!("blk,path={}{keys}", path.display())).unwrap());
         guest.start();
         Self { guest, path, scratch }
     }
@@ -290,7 +290,7 @@ fn a_writer_is_alone_and_readers_share() {
     fs::write(&path, [0; SECTOR]).unwrap();
     let disk = |keys: &str| {
         let text = format!("blk,path={}{keys}", path.display());
-        open(&KIND.kind.parse(&text).unwrap()).map_err(|error| error.to_string())
+        make_from(&text).map_err(|error| error.to_string())
     };
     let writer = disk("").unwrap();
     let in_use = format!("{} is in use by another guest or process", path.display());
@@ -307,7 +307,7 @@ fn what_cannot_be_a_disk_is_refused_by_name() {
     let path = |name: &str| scratch.path().join(name);
     let error = |path: &std::path::Path| {
         let text = format!("blk,path={}", path.display());
-        let error = open(&KIND.kind.parse(&text).unwrap()).err().unwrap();
+        let error = make_from(&text).err().unwrap();
         error.to_string()
     };
     fs::write(path("empty"), "").unwrap();
@@ -317,7 +317,7 @@ fn what_cannot_be_a_disk_is_refused_by_name() {
     assert_eq!(error(&path("pipe")), neither("pipe"));
     assert_eq!(error(&path("")), neither(""));
     assert!(error(&path("empty")).contains("has 0 bytes"));
-    let none = open(&KIND.kind.parse("blk").unwrap()).err().unwrap().to_string();
+    let none = make_from("blk").err().unwrap().to_string();
     assert_eq!(none, "A disk needs an image: `path=FILE`");
 }
 
@@ -571,7 +571,7 @@ fn each_queue_is_served() {
         assert_eq!(machine.guest.request(queue, &[(HEADER, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)]), 513);
         assert_eq!(machine.guest.bytes(DATA, 512), [10 + queue as u8; 512]);
     }
-    let error = open(&KIND.kind.parse("blk,path=x,queues=17").unwrap()).err().unwrap().to_string();
+    let error = make_from("blk,path=x,queues=17").err().unwrap().to_string();
     assert_eq!(error, "A disk has up to 16 queues, not 17");
 }
 

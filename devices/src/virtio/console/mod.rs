@@ -10,15 +10,16 @@ mod port;
 mod tests;
 mod worker;
 
-use std::error::Error;
+use serde::{Deserialize, Serialize};
 
 use super::interrupt::Interrupt;
-use super::{Opened, VirtioDevice, VirtioKind, Worker, read_bytes};
+use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker, read_bytes};
 use crate::console::ConsoleOutput;
-use crate::endpoint::Target;
-use crate::registry::{Key, Kind, OFF, Options, Value};
+use crate::key_values::{self, KeyValues, OptionError};
+use crate::registry::{Key, Kind, Value};
 pub use handle::{ConsoleHandle, Size};
 use port::Port;
+pub use port::PortConfig;
 use worker::ConsoleWorker;
 
 /// Device type (section 5).
@@ -34,70 +35,96 @@ const CONTROL_QUEUE_SIZE: u16 = 32;
 /// Each port takes two queues, with a descriptor of ours for each.
 const PORTS_MAX: usize = 16;
 
-/// The console device for `--device`.
-pub static KIND: VirtioKind = VirtioKind {
-    kind: Kind {
-        name: "console",
-        about: "The console once drivers are up, Linux's hvc0 (virtio-console), whose other end --console chooses; with a name, \
-                one more port of it (may repeat)",
-        keys: &[
-            Key {
-                name: "name",
-                about: "the port's name in the guest: /dev/virtio-ports/NAME",
-                value: Value::Text,
-                default: "no further port",
-            },
-            Key {
-                name: "file",
-                about: "write what the port sends to a file",
-                value: Value::Text,
-                default: "a port needs one of file, socket and pty",
-            },
-            Key {
-                name: "socket",
-                about: "connect the port to a unix socket, for one client at a time",
-                value: Value::Text,
-                default: "as above",
-            },
-            Key {
-                name: "pty",
-                about: "connect the port to a new pseudo-terminal",
-                value: Value::Flag,
-                default: "as above",
-            },
-            OFF,
-        ],
-        example: "--device console,name=log,file=log.txt",
-        standard: true,
-    },
-    check: |options| ports(options).map(drop),
-    open,
+/// Name, keys and help.
+static KIND: Kind = Kind {
+    name: "console",
+    about: "The console once drivers are up, Linux's hvc0 (virtio-console), whose other end --console chooses; with a name, one \
+            more port of it (may repeat)",
+    keys: &[
+        Key {
+            name: "name",
+            about: "the port's name in the guest: /dev/virtio-ports/NAME",
+            value: Value::Text,
+            default: "no further port",
+        },
+        Key {
+            name: "file",
+            about: "write what the port sends to a file",
+            value: Value::Text,
+            default: "a port needs one of file, socket and pty",
+        },
+        Key {
+            name: "socket",
+            about: "connect the port to a unix socket, for one client at a time",
+            value: Value::Text,
+            default: "as above",
+        },
+        Key {
+            name: "pty",
+            about: "connect the port to a new pseudo-terminal",
+            value: Value::Flag,
+            default: "as above",
+        },
+    ],
+    bare: None,
+    example: "--device console,name=log,file=log.txt",
+    standard: true,
+    single: true,
 };
 
-/// Names of the ports beside the console, and what they are connected to.
-fn ports(options: &Options) -> Result<Vec<(&str, Target)>, Box<dyn Error + Send + Sync>> {
-    let mut ports: Vec<(&str, Target)> = Vec::new();
-    for line in options.lines().filter(|line| !line.is_plain()) {
-        let (name, target) = port::settings(line)?;
-        if ports.iter().any(|(other, _)| *other == name) {
-            return Err(format!("Two ports have the name `{name}`").into());
-        }
-        ports.push((name, target));
-    }
-    let (room, count) = (PORTS_MAX - 1, ports.len());
-    if count > room {
-        return Err(format!("There is room for {room} ports beside the console, not for {count}").into());
-    }
-    Ok(ports)
+/// The console, whose other end the machine has, and further ports.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleConfig {
+    /// Ports beside the console.
+    #[serde(default)]
+    pub ports: Vec<PortConfig>,
 }
 
-fn open(options: &Options) -> Opened {
-    let handle = ConsoleHandle::new()?;
-    let mut all = vec![Port::console(handle.clone())];
-    for (name, target) in ports(options)? {
-        all.push(Port::open(name, &target)?);
+impl DeviceConfig for ConsoleConfig {
+    const KIND: &'static Kind = &KIND;
+    const OPENS_LAST: bool = true;
+
+    fn from_text(values: &KeyValues) -> Result<Self, OptionError> {
+        let port = if values.is_plain() { None } else { Some(values.read()?) };
+        Ok(Self { ports: port.into_iter().collect() })
     }
-    Ok(Box::new(Console { count: all.len(), worker: Some(ConsoleWorker::new(all, handle.clone())?), handle }))
+
+    fn texts(&self) -> Vec<String> {
+        let mut texts: Vec<_> = self.ports.iter().map(|port| key_values::write(&KIND, port)).collect();
+        if texts.is_empty() {
+            texts.push(KIND.name.to_owned());
+        }
+        texts
+    }
+
+    fn join(&mut self, other: Self) -> Result<(), Self> {
+        self.ports.extend(other.ports);
+        Ok(())
+    }
+
+    fn check(&self, _guest: GuestLimits) -> Checked {
+        for (index, port) in self.ports.iter().enumerate() {
+            port.check()?;
+            if self.ports[..index].iter().any(|other| other.name == port.name) {
+                return Err(format!("Two ports have the name `{}`", port.name).into());
+            }
+        }
+        let (room, count) = (PORTS_MAX - 1, self.ports.len());
+        if count > room {
+            return Err(format!("There is room for {room} ports beside the console, not for {count}").into());
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Opened {
+        let handle = ConsoleHandle::new()?;
+        let mut all = vec![Port::console(handle.clone())];
+        for port in &self.ports {
+            all.push(Port::open(&port.name, &port.check()?)?);
+        }
+        Ok(Box::new(Console { count: all.len(), worker: Some(ConsoleWorker::new(all, handle.clone())?), handle }))
+    }
 }
 
 struct Console {

@@ -5,12 +5,12 @@ use std::io;
 use std::path::PathBuf;
 
 use event_manager::{EventOps, Events};
+use serde::{Deserialize, Serialize};
 
 use super::control::{self, Note};
 use super::handle::ConsoleHandle;
 use crate::console::ConsoleOutput;
 use crate::endpoint::{Endpoint, Input, OpenError, Target};
-use crate::registry::Options;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Fault, VirtQueue};
 
@@ -51,24 +51,41 @@ pub(super) enum Link {
     Endpoint { endpoint: Endpoint, failed: bool },
 }
 
-/// The name of the port that the options describe, and what it is connected to.
-pub(super) fn settings(options: &Options) -> Result<(&str, Target), Box<dyn Error + Send + Sync>> {
-    let name = options.get("name").ok_or("A port needs a name, and what it is connected to")?;
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if name.len() > NAME_MAX || !name.bytes().all(fits) || name.starts_with('.') {
-        let rule = format!("at most {NAME_MAX} letters, digits and `._-`, and no `.` in front");
-        return Err(format!("A port's name has {rule}, not `{name}`").into());
-    }
-    let mut targets = [
-        options.get("file").map(|path| Target::File(PathBuf::from(path))),
-        options.get("socket").map(|path| Target::Socket(PathBuf::from(path))),
-        options.has("pty").then_some(Target::Pty),
-    ]
-    .into_iter()
-    .flatten();
-    match (targets.next(), targets.next()) {
-        (Some(target), None) => Ok((name, target)),
-        _ => Err(format!("The port `{name}` needs one of file, socket and pty").into()),
+/// A port beside the console; it is connected to one of a file, a socket and a pseudo-terminal.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortConfig {
+    /// Its name in the guest.
+    #[serde(default)]
+    pub name: String,
+    /// The file that gets what the port sends.
+    pub file: Option<PathBuf>,
+    /// The unix socket that it is connected to.
+    pub socket: Option<PathBuf>,
+    /// Whether it is connected to a new pseudo-terminal.
+    #[serde(default)]
+    pub pty: bool,
+}
+
+impl PortConfig {
+    /// What it is connected to, if that can be.
+    pub(super) fn check(&self) -> Result<Target, Box<dyn Error + Send + Sync>> {
+        let name = self.name.as_str();
+        if name.is_empty() {
+            return Err("A port needs a name, and what it is connected to".into());
+        }
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if name.len() > NAME_MAX || !name.bytes().all(fits) || name.starts_with('.') {
+            let rule = format!("at most {NAME_MAX} letters, digits and `._-`, and no `.` in front");
+            return Err(format!("A port's name has {rule}, not `{name}`").into());
+        }
+        let file = self.file.clone().map(Target::File);
+        let targets = [file, self.socket.clone().map(Target::Socket), self.pty.then_some(Target::Pty)];
+        let mut targets = targets.into_iter().flatten();
+        match (targets.next(), targets.next()) {
+            (Some(target), None) => Ok(target),
+            _ => Err(format!("The port `{name}` needs one of file, socket and pty").into()),
+        }
     }
 }
 

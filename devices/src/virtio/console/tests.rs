@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::virtio::VirtioConfig;
+use crate::virtio::config::make;
 use crate::virtio::testing::{BUFFERS, Guest, NEXT, WRITE, register};
 
 /// A console's other end that has room for so many bytes.
@@ -38,11 +40,11 @@ impl ConsoleOutput for Screen {
 const SCREEN: usize = 1 << 20;
 
 fn device(lines: &[&str]) -> Opened {
-    let mut options = KIND.kind.parse("console").unwrap();
+    let mut console = VirtioConfig::parse("console").unwrap();
     for line in lines {
-        options.join(KIND.kind.parse(&format!("console,{line}")).unwrap());
+        console.join(VirtioConfig::parse(&format!("console,{line}")).unwrap()).unwrap();
     }
-    open(&options)
+    make(&console)
 }
 
 fn guest(lines: &[&str], screen: &Screen) -> (Guest, ConsoleHandle) {

@@ -16,6 +16,7 @@ mod tests;
 mod transmit;
 
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,20 +28,17 @@ use virtio_bindings::virtio_net::{
 
 use super::interrupt::Interrupt;
 use super::rate::RateLimiter;
-use super::{Checked, Opened, VirtioDevice, VirtioKind, Worker, read_bytes};
-use crate::registry::Options;
+use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker, read_bytes};
+use crate::registry::Kind;
 use control::ControlWorker;
-use options::KIND_OPTIONS;
+use options::KIND;
 use pair::{PairWorker, Role};
 use receive::Receiver;
 use tap::{Interface, Tap};
 use transmit::Transmitter;
 
 pub use link::Link;
-pub use options::NetOptions;
-
-/// The network device for `--device`.
-pub static KIND: VirtioKind = VirtioKind { kind: KIND_OPTIONS, check, open };
+pub use options::{Mac, NetConfig, NetConfigError};
 
 /// Device type (section 5).
 const DEVICE_TYPE: u32 = 1;
@@ -78,22 +76,26 @@ const REQUIREMENTS: [(u32, &[u32]); 7] = [
     (VIRTIO_NET_F_MQ, &[VIRTIO_NET_F_CTRL_VQ]),
 ];
 
-fn check(options: &Options) -> Checked {
-    let options = NetOptions::new(options)?;
-    Interface::new(&options.tap)?;
-    Ok(())
-}
+impl DeviceConfig for NetConfig {
+    const KIND: &'static Kind = &KIND;
 
-fn open(options: &Options) -> Opened {
-    let options = NetOptions::new(options)?;
-    let taps = Tap::open(&options.tap, options.queues)?;
-    let interface = Interface::new(&options.tap)?;
-    if let Some(mtu) = options.mtu {
-        interface.set_mtu(mtu)?;
+    fn check(&self, _guest: GuestLimits) -> Checked {
+        self.validate()?;
+        Interface::new(&self.tap)?;
+        Ok(())
     }
-    let mtu = interface.mtu()?;
-    let links = taps.into_iter().map(|tap| Arc::new(tap) as Arc<dyn Link>).collect();
-    Ok(Box::new(Net::new(options, mtu, links)?))
+
+    fn open(&self) -> Opened {
+        let taps = Tap::open(&self.tap, self.queues as usize)?;
+        let interface = Interface::new(&self.tap)?;
+        if let Some(mtu) = self.mtu {
+            // It was checked to be one that a tap can have.
+            interface.set_mtu(mtu as u16)?;
+        }
+        let mtu = interface.mtu()?;
+        let links = taps.into_iter().map(|tap| Arc::new(tap) as Arc<dyn Link>).collect();
+        Ok(Box::new(Net::new(self, mtu, links)?))
+    }
 }
 
 /// A network device with its links to the host, one for each queue pair.
@@ -108,12 +110,14 @@ pub struct Net {
 }
 
 impl Net {
-    /// Connects a device to these links, by which packets of up to `mtu` bytes pass. What the options say of a tap does not matter here.
-    pub fn new(options: NetOptions, mtu: u16, links: Vec<Arc<dyn Link>>) -> io::Result<Self> {
-        let share = |rate: Option<u64>| rate.map(|rate| (rate / links.len() as u64).max(1));
-        let limiters = || Ok((RateLimiter::new(share(options.rx_rate))?, RateLimiter::new(share(options.tx_rate))?));
+    /// Connects a device to these links, by which packets of up to `mtu` bytes pass. What the configuration says of a tap does not
+    /// matter here.
+    pub fn new(config: &NetConfig, mtu: u16, links: Vec<Arc<dyn Link>>) -> io::Result<Self> {
+        let share = |rate: Option<NonZeroU64>| rate.map(|rate| (rate.get() / links.len() as u64).max(1));
+        let limiters = || Ok((RateLimiter::new(share(config.rx_rate))?, RateLimiter::new(share(config.tx_rate))?));
         let limiters = links.iter().map(|_| limiters()).collect::<io::Result<_>>()?;
-        Ok(Self { name: options.tap, mac: options.mac, mtu, links, is_up: Arc::new(AtomicBool::new(true)), limiters })
+        let is_up = Arc::new(AtomicBool::new(true));
+        Ok(Self { name: config.tap.clone(), mac: config.mac(), mtu, links, is_up, limiters })
     }
 
     fn has_control_queue(&self) -> bool {

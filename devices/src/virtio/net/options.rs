@@ -1,10 +1,12 @@
-//! What can be said about a network device.
+//! What a network device shall be.
 
+use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::registry::{Key, Kind, Options, Value};
+use crate::registry::{Key, Kind, Value};
 
 /// The least MTU that a device may have (section 5.1.4.1), and the most that a tap can: its frame is 65535 bytes long
 /// with the Ethernet header (drivers/net/tun.c).
@@ -13,7 +15,7 @@ const MTU: RangeInclusive<u64> = 68..=65521;
 const QUEUES: RangeInclusive<u64> = 1..=16;
 
 /// Name, keys and help.
-pub const KIND_OPTIONS: Kind = Kind {
+pub static KIND: Kind = Kind {
     name: "net",
     about: "A network interface whose other end is a tap of the host (virtio-net)",
     keys: &[
@@ -34,30 +36,44 @@ pub const KIND_OPTIONS: Kind = Kind {
             default: "no limit",
         },
     ],
+    bare: None,
     example: "--device net,tap=tap0,mac=02:00:00:00:00:01,queues=2",
     standard: false,
+    single: false,
 };
 
-/// What was said, with what holds where nothing was.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetOptions {
+/// A network interface.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct NetConfig {
     /// Name of the tap.
+    #[serde(default)]
     pub tap: String,
-    /// The guest's MAC address.
-    pub mac: [u8; 6],
-    /// Bytes; the tap's if none.
-    pub mtu: Option<u16>,
+    /// The guest's MAC address; one made of the tap's name, if none is given.
+    pub mac: Option<Mac>,
+    /// Bytes of the longest packet; the tap's if none.
+    pub mtu: Option<u64>,
     /// Queue pairs.
-    pub queues: usize,
+    #[serde(default = "one")]
+    pub queues: u64,
     /// Bytes per second to the guest.
-    pub rx_rate: Option<u64>,
+    pub rx_rate: Option<NonZeroU64>,
     /// Bytes per second from the guest.
-    pub tx_rate: Option<u64>,
+    pub tx_rate: Option<NonZeroU64>,
+}
+
+/// The MAC address of one interface.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Mac(pub [u8; 6]);
+
+const fn one() -> u64 {
+    1
 }
 
 /// What cannot be.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum NetOptionError {
+pub enum NetConfigError {
     /// There is nothing to connect the guest to.
     #[error("`tap=NAME` is missing: the host's end of the network")]
     NoTap,
@@ -78,26 +94,42 @@ pub enum NetOptionError {
     },
 }
 
-impl NetOptions {
-    /// Reads the keys.
-    pub fn new(options: &Options) -> Result<Self, NetOptionError> {
-        let tap = options.get("tap").ok_or(NetOptionError::NoTap)?.to_owned();
-        let mac = match options.get("mac") {
-            Some(text) => parse_mac(text).ok_or_else(|| NetOptionError::Mac(text.to_owned()))?,
-            None => mac_of(&tap),
-        };
-        let mtu = within(options, "mtu", MTU)?.map(|mtu| mtu as u16);
-        let queues = within(options, "queues", QUEUES)?.map_or(1, |queues| queues as usize);
-        Ok(Self { tap, mac, mtu, queues, rx_rate: options.size("rx-rate"), tx_rate: options.size("tx-rate") })
+impl NetConfig {
+    /// Whether such an interface can be, as far as that can be told without the host.
+    pub fn validate(&self) -> Result<(), NetConfigError> {
+        if self.tap.is_empty() {
+            return Err(NetConfigError::NoTap);
+        }
+        within("mtu", self.mtu, MTU)?;
+        within("queues", Some(self.queues), QUEUES)
+    }
+
+    /// The guest's MAC address.
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac.map_or_else(|| mac_of(&self.tap), |mac| mac.0)
     }
 }
 
-fn within(options: &Options, key: &'static str, range: RangeInclusive<u64>) -> Result<Option<u64>, NetOptionError> {
-    match options.size(key) {
+fn within(key: &'static str, value: Option<u64>, range: RangeInclusive<u64>) -> Result<(), NetConfigError> {
+    match value {
         Some(value) if !range.contains(&value) => {
-            Err(NetOptionError::Range { key, value, least: *range.start(), most: *range.end() })
+            Err(NetConfigError::Range { key, value, least: *range.start(), most: *range.end() })
         }
-        value => Ok(value),
+        _ => Ok(()),
+    }
+}
+
+impl From<Mac> for String {
+    fn from(Mac(bytes): Mac) -> Self {
+        bytes.map(|byte| format!("{byte:02x}")).join(":")
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = NetConfigError;
+
+    fn try_from(text: String) -> Result<Self, NetConfigError> {
+        parse_mac(&text).map(Self).ok_or(NetConfigError::Mac(text))
     }
 }
 
@@ -125,24 +157,28 @@ fn mac_of(name: &str) -> [u8; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key_values::KeyValues;
 
-    fn read(device: &str) -> Result<NetOptions, NetOptionError> {
-        NetOptions::new(&KIND_OPTIONS.parse(device).unwrap())
+    fn read(device: &str) -> Result<NetConfig, String> {
+        let values = KeyValues::parse(&KIND, device).unwrap();
+        let config: NetConfig = values.read().map_err(|error| error.to_string())?;
+        config.validate().map(|()| config).map_err(|error| error.to_string())
     }
 
     #[test]
     fn all_but_the_tap_has_a_default() {
         let options = read("net,tap=tap0").unwrap();
         assert_eq!((options.mtu, options.queues, options.rx_rate, options.tx_rate), (None, 1, None, None));
-        assert_eq!(read("net,mtu=1500"), Err(NetOptionError::NoTap));
+        assert_eq!(read("net,mtu=1500"), Err(NetConfigError::NoTap.to_string()));
         let all = read("net,tap=tap0,mac=52:54:00:AB:cd:ef,mtu=9000,queues=4,rx-rate=1M,tx-rate=2M").unwrap();
-        assert_eq!(all.mac, [0x52, 0x54, 0, 0xAB, 0xCD, 0xEF]);
-        assert_eq!((all.mtu, all.queues, all.rx_rate, all.tx_rate), (Some(9000), 4, Some(1 << 20), Some(2 << 20)));
+        assert_eq!(all.mac(), [0x52, 0x54, 0, 0xAB, 0xCD, 0xEF]);
+        let rates = [all.rx_rate, all.tx_rate].map(|rate| rate.map(NonZeroU64::get));
+        assert_eq!((all.mtu, all.queues, rates), (Some(9000), 4, [Some(1 << 20), Some(2 << 20)]));
     }
 
     #[test]
     fn the_address_of_a_name_stays_and_differs_from_others() {
-        let mac = |name: &str| read(&format!("net,tap={name}")).unwrap().mac;
+        let mac = |name: &str| read(&format!("net,tap={name}")).unwrap().mac();
         assert_eq!(mac("tap0"), mac("tap0"));
         let mut all: Vec<_> = (0..500).map(|number| mac(&format!("tap{number}"))).collect();
         assert!(all.iter().all(|mac| mac[0] & 3 == 2));
@@ -157,9 +193,10 @@ mod tests {
             assert_eq!(parse_mac(mac), None, "{mac}");
         }
         for mac in ["2:0:0:0:0:1", "+2:00:00:00:00:01", "02-00-00-00-00-01", "g2:00:00:00:00:01"] {
-            assert!(matches!(read(&format!("net,tap=t,mac={mac}")), Err(NetOptionError::Mac(_))), "{mac}");
+            let error = read(&format!("net,tap=t,mac={mac}")).unwrap_err();
+            assert!(error.ends_with(&NetConfigError::Mac(mac.to_owned()).to_string()), "{error}");
         }
-        let error = read("net,tap=t,mtu=67").unwrap_err().to_string();
+        let error = read("net,tap=t,mtu=67").unwrap_err();
         assert_eq!(error, "`mtu=67` is not between 68 and 65521");
         assert!(read("net,tap=t,mtu=65522").is_err());
         assert!(read("net,tap=t,queues=17").is_err());

@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use virtio_bindings::virtio_net::{VIRTIO_NET_ERR, VIRTIO_NET_OK};
 
 use super::link::Link;
-use super::options::{KIND_OPTIONS, NetOptions};
 use super::*;
+use crate::virtio::VirtioConfig;
 use crate::virtio::testing::{BUFFERS, Guest, INDIRECT, WRITE, register};
 
 const HEADER: usize = header::SIZE;
@@ -51,10 +51,10 @@ struct Net {
 }
 
 fn net(keys: &str) -> Net {
-    let options = NetOptions::new(&KIND_OPTIONS.parse(&format!("net,tap=tap0{keys}")).unwrap()).unwrap();
-    let wires: Vec<_> = (0..options.queues).map(|_| wire()).collect();
+    let Ok(VirtioConfig::Net(config)) = VirtioConfig::parse(&format!("net,tap=tap0{keys}")) else { panic!("{keys}") };
+    let wires: Vec<_> = (0..config.queues).map(|_| wire()).collect();
     let links = wires.iter().map(|(wire, _)| Arc::clone(wire) as Arc<dyn Link>).collect();
-    let guest = Guest::new(Box::new(super::Net::new(options, MTU, links).unwrap()));
+    let guest = Guest::new(Box::new(super::Net::new(&config, MTU, links).unwrap()));
     Net { guest, wires }
 }
 

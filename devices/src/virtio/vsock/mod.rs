@@ -8,14 +8,15 @@ mod connection;
 mod packet;
 mod worker;
 
-use std::path::Path;
+use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::interrupt::Interrupt;
-use super::{Opened, VirtioDevice, VirtioKind, Worker};
+use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker};
 use crate::host_socket::HostSocket;
-use crate::registry::{Key, Kind, Options, Value};
+use crate::registry::{Key, Kind, Value};
 use worker::VsockWorker;
 
 /// Device type (section 5).
@@ -29,50 +30,68 @@ const QUEUES: usize = 3;
 /// The identifiers below are the hypervisor's, the local one and the host's; the one above means any (section 5.10.4).
 const CIDS: std::ops::RangeInclusive<u64> = 3..=0xFFFF_FFFE;
 
-/// The socket device for `--device`.
-pub static KIND: VirtioKind = VirtioKind {
-    kind: Kind {
-        name: "vsock",
-        about: "Sockets between the guest and the host's programs (virtio-vsock)",
-        keys: &[
-            Key {
-                name: "uds",
-                about: "unix socket where the host connects; the guest's connections to port N go to PATH_N",
-                value: Value::Text,
-                default: "must be given",
-            },
-            Key { name: "cid", about: "the guest's context identifier, from 3 up", value: Value::Size, default: "3" },
-        ],
-        example: "--device vsock,cid=3,uds=vm.sock",
-        standard: false,
-    },
-    check: |options| Ok(settings(options).map(drop)?),
-    open,
+/// Name, keys and help.
+static KIND: Kind = Kind {
+    name: "vsock",
+    about: "Sockets between the guest and the host's programs (virtio-vsock)",
+    keys: &[
+        Key {
+            name: "uds",
+            about: "unix socket where the host connects; the guest's connections to port N go to PATH_N",
+            value: Value::Text,
+            default: "must be given",
+        },
+        Key { name: "cid", about: "the guest's context identifier, from 3 up", value: Value::Number, default: "3" },
+    ],
+    bare: None,
+    example: "--device vsock,cid=3,uds=vm.sock",
+    standard: false,
+    // Linux drives one (net/vmw_vsock/virtio_transport.c).
+    single: true,
 };
+
+/// Sockets between guest and host.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct VsockConfig {
+    /// Unix socket where the host connects.
+    #[serde(default)]
+    pub uds: PathBuf,
+    /// The guest's context identifier.
+    #[serde(default = "first_cid")]
+    pub cid: u64,
+}
+
+const fn first_cid() -> u64 {
+    *CIDS.start()
+}
 
 /// A device that cannot be.
 #[derive(Debug, Error)]
-enum OpenError {
+enum ConfigError {
     #[error("It needs `uds=PATH`, the unix socket where the host connects")]
     NoPath,
     #[error("The guest's context identifier `cid={0}` is not in {start}-{end}", start = CIDS.start(), end = CIDS.end())]
     Cid(u64),
 }
 
-/// The guest's context identifier and the host's socket.
-fn settings(options: &Options) -> Result<(u64, &Path), OpenError> {
-    let cid = options.size("cid").unwrap_or(*CIDS.start());
-    if !CIDS.contains(&cid) {
-        return Err(OpenError::Cid(cid));
-    }
-    let path = options.get("uds").ok_or(OpenError::NoPath)?;
-    Ok((cid, Path::new(path)))
-}
+impl DeviceConfig for VsockConfig {
+    const KIND: &'static Kind = &KIND;
 
-fn open(options: &Options) -> Opened {
-    let (cid, path) = settings(options)?;
-    let worker = VsockWorker::new(cid, HostSocket::bind(path)?)?;
-    Ok(Box::new(Vsock { cid, worker: Some(worker) }))
+    fn check(&self, _guest: GuestLimits) -> Checked {
+        if !CIDS.contains(&self.cid) {
+            return Err(ConfigError::Cid(self.cid).into());
+        }
+        if self.uds.as_os_str().is_empty() {
+            return Err(ConfigError::NoPath.into());
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Opened {
+        let worker = VsockWorker::new(self.cid, HostSocket::bind(&self.uds)?)?;
+        Ok(Box::new(Vsock { cid: self.cid, worker: Some(worker) }))
+    }
 }
 
 struct Vsock {

@@ -13,6 +13,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 use super::connection::BUFFER;
 use super::packet::{HEADER, HOST_CID, Header, NO_RECEIVE, NO_SEND, STREAM, op};
 use super::*;
+use crate::virtio::config::make_from;
 use crate::virtio::testing::{BUFFERS, Guest, WRITE, register};
 
 const CID: u64 = 77;
@@ -45,7 +46,7 @@ impl Driver {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let device = format!("vsock,cid={CID},uds={}", directory.path().join("vm").display());
-        let guest = Guest::new(open(&KIND.kind.parse(&device).unwrap()).unwrap());
+        let guest = Guest::new(make_from(&device).unwrap());
         let mut driver = Self { guest, directory, buf_alloc: 1 << 20, fwd_cnt: 0 };
         driver.start();
         driver
@@ -262,9 +263,9 @@ fn the_guest_connects_to_the_host() {
 
 #[test]
 fn options_that_cannot_be_are_refused() {
-    let error = |device: &str| open(&KIND.kind.parse(device).unwrap()).err().unwrap().to_string();
+    let error = |device: &str| make_from(device).err().unwrap().to_string();
     assert_eq!(error("vsock"), "It needs `uds=PATH`, the unix socket where the host connects");
     let range = "is not in 3-4294967294";
     assert_eq!(error("vsock,cid=2,uds=x"), format!("The guest's context identifier `cid=2` {range}"));
-    assert_eq!(error("vsock,cid=4G,uds=x"), format!("The guest's context identifier `cid=4294967296` {range}"));
+    assert_eq!(error("vsock,cid=4294967296,uds=x"), format!("The guest's context identifier `cid=4294967296` {range}"));
 }

@@ -4,8 +4,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::sync::LazyLock;
 
-use carpel_devices::registry::Options;
-use carpel_devices::virtio::{self, VirtioDevice};
+use carpel_devices::virtio::{VirtioConfig, VirtioDevice};
 
 use super::Driver;
 use super::net::{self, Host};
@@ -33,7 +32,7 @@ pub(super) fn open(target: &str) -> Target {
         "blk" => helped(&[&format!("blk,path=/proc/self/fd/{}", DISK.as_raw_fd())]),
         "console" => helped(&["console", "console,name=log,file=/dev/null"]),
         "net" => {
-            let (device, host) = net::open(&options(&["net,tap=none,queues=2,rx-rate=8M,tx-rate=8M"]));
+            let (device, host) = net::open("net,tap=none,queues=2,rx-rate=8M,tx-rate=8M");
             Target { device, driver: Driver::Helped, host: Some(host) }
         }
         "rng" => helped(&["rng"]),
@@ -47,16 +46,8 @@ pub(super) fn open(target: &str) -> Target {
 
 /// What these texts for `--device` make.
 fn device(texts: &[&str]) -> Box<dyn VirtioDevice> {
-    (kind(texts).open)(&options(texts)).expect("The host has what the device needs")
-}
-
-fn options(texts: &[&str]) -> Options {
-    let mut all = texts.iter().map(|text| kind(texts).kind.parse(text).expect("The options are right"));
-    let mut options = all.next().expect("There is a text");
-    all.for_each(|more| options.join(more));
-    options
-}
-
-fn kind(texts: &[&str]) -> &'static virtio::VirtioKind {
-    virtio::kind(texts[0].split(',').next().unwrap_or_default()).expect("There is such a device")
+    let mut all = texts.iter().map(|text| VirtioConfig::parse(text).expect("The text is right"));
+    let mut config = all.next().expect("There is a text");
+    all.for_each(|more| config.join(more).expect("The texts add up"));
+    config.open().expect("The host has what the device needs")
 }

@@ -7,9 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
-use carpel_devices::registry::Options;
-use carpel_devices::virtio::VirtioDevice;
-use carpel_devices::virtio::net::{Link, Net, NetOptions};
+use carpel_devices::virtio::{VirtioConfig, VirtioDevice};
+use carpel_devices::virtio::net::{Link, Net};
 
 /// Bytes of the header before each frame, of an Ethernet header, and of the longest frame.
 const HEADER: usize = 12;
@@ -45,10 +44,10 @@ pub(super) struct Host {
 }
 
 /// A device and its network.
-pub(super) fn open(options: &Options) -> (Box<dyn VirtioDevice>, Host) {
-    let options = NetOptions::new(options).expect("The options are right");
-    let (links, ends) = (0..options.queues).map(|_| wire().expect("There are sockets")).unzip();
-    let device = Net::new(options, MTU, links).expect("There are timers");
+pub(super) fn open(text: &str) -> (Box<dyn VirtioDevice>, Host) {
+    let Ok(VirtioConfig::Net(config)) = VirtioConfig::parse(text) else { panic!("{text} is no network device") };
+    let (links, ends) = (0..config.queues).map(|_| wire().expect("There are sockets")).unzip();
+    let device = Net::new(&config, MTU, links).expect("There are timers");
     (Box::new(device), Host { ends, buffer: vec![0; 2 * FRAME_MAX] })
 }
 

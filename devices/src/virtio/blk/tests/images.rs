@@ -20,7 +20,7 @@ fn an_ephemeral_disk_is_written_and_its_image_is_not() {
     assert!(machine.image() == image);
     // Others may read the image meanwhile.
     let text = format!("blk,path={},ephemeral", machine.path.display());
-    assert!(open(&KIND.kind.parse(&text).unwrap()).is_ok());
+    assert!(make_from(&text).is_ok());
 }
 
 /// A raw image stays one, whatever the guest writes.
@@ -57,7 +57,7 @@ fn a_qcow2_image_that_is_not_whole_is_refused() {
     let path = scratch.path().join("disk.qcow2");
     create_qcow2(&path, 1 << 30, None);
     let text = format!("blk,path={},format=qcow2", path.display());
-    let refusal = || match open(&KIND.kind.parse(&text).unwrap()) {
+    let refusal = || match make_from(&text) {
         Ok(_) => String::new(),
         Err(error) => error.source().unwrap().to_string(),
     };
@@ -123,7 +123,7 @@ fn a_backing_file_is_used_only_where_its_format_is_said() {
     create_qcow2(&place("deep.qcow2"), 1 << 16, Some(("top.qcow2", "qcow2")));
     let disk = |name: &str| {
         let text = format!("blk,path={},format=qcow2", place(name).display());
-        open(&KIND.kind.parse(&text).unwrap()).map_err(|error| {
+        make_from(&text).map_err(|error| {
             let mut chain = vec![error.to_string()];
             let mut source = error.source();
             while let Some(error) = source {
@@ -139,7 +139,7 @@ fn a_backing_file_is_used_only_where_its_format_is_said() {
     assert_eq!(guest.bytes(DATA, 512), [9; 512]);
     // The backing file is locked as well.
     let text = format!("blk,path={}", place("base.img").display());
-    assert!(open(&KIND.kind.parse(&text).unwrap()).is_err());
+    assert!(make_from(&text).is_err());
     drop(guest);
     assert!(disk("deep.qcow2").is_err());
     let error = disk("base.img").err().unwrap();
