@@ -3,6 +3,7 @@
 //! `Config -> Plan -> Machine -> run`: up to the plan nothing touches KVM.
 
 pub mod allocator;
+pub mod boot;
 pub mod config;
 pub mod console;
 pub mod dump;

@@ -13,10 +13,11 @@ use carpel_devices::virtio::runner::Runner;
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 
+use crate::boot::{self, BootError};
 use crate::console::Console;
 use crate::dump::View;
 use crate::exit::Buses;
-use crate::kvm::{self, KvmError, Vm};
+use crate::kvm::{KvmError, Vm};
 use crate::loader::LoadError;
 use crate::memory::{GuestRam, HUGE_PAGE, MemoryError};
 use crate::outcome::Shutdown;
@@ -49,6 +50,9 @@ pub enum MachineError {
     /// KVM refused.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// Guest memory does not hold what the guest needs at its start.
+    #[error(transparent)]
+    Boot(#[from] BootError),
     /// There is no memory for the guest.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -108,7 +112,7 @@ impl Machine {
         let vm = Vm::new(&kvm, plan, &ram)?;
         let rom = rom(&vm, plan, files)?;
         vcpus.build_on(vm.vcpu_setup(plan, ram.memory()));
-        kvm::load(plan, files, ram.memory())?;
+        boot::load(plan, files, ram.memory())?;
         let (mut buses, serial) = platform::build(&vm, plan, files, Box::new(console.clone()), shutdown)?;
         let view = View { map: plan.map.clone(), devices: plan.devices.clone(), memory: ram.memory().clone() };
         let memory = Arc::new(ram.memory().clone());

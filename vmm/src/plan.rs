@@ -1,6 +1,8 @@
 //! From a configuration to everything that is decided before KVM is asked: the map, the command line, the devices with
 //! their addresses and interrupts. Pure: what files say has been read into a [`Probe`].
 
+mod windows;
+
 use std::path::{Path, PathBuf};
 
 use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, MemoryMap, MissingRow, RowName};
@@ -11,7 +13,6 @@ use thiserror::Error;
 
 use crate::config::{Announce, Config, IrqchipMode, LayoutError};
 use crate::loader::{self, Handover, Kernel, KernelError, OpenError, Source};
-use crate::virtio;
 
 /// What every Linux guest is told before the user's own words, beside its console: to reset when it panics, so that a
 /// panic ends the run.
@@ -318,8 +319,8 @@ impl Plan {
         let mut devices = device::place(&map, kernel.boot, irqchip == IrqchipMode::Split)?;
         let console = devices.iter().find_map(|device| device.kind.console());
         let module = file_name(config.initrd.as_deref());
-        let virtio = virtio::place(&map, config)?;
-        let announced = if config.announce == Announce::Cmdline { virtio::words(&virtio) } else { Vec::new() };
+        let virtio = windows::place(&map, config)?;
+        let announced = if config.announce == Announce::Cmdline { windows::words(&virtio) } else { Vec::new() };
         let words: Vec<_> = announced.iter().chain(&config.append).map(String::as_str).collect();
         if let (None, Some(firmware), false) = (probe.handover, &config.firmware, words.is_empty()) {
             return Err(PlanError::CmdlineWithFirmware { words: words.join(" "), firmware: firmware.clone() });

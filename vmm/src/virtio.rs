@@ -1,50 +1,20 @@
-//! The guest's virtio devices: where they are, how it learns of them, and how they are made.
+//! The guest's virtio devices: how they are made, and put where the plan has them.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use carpel_arch::map::MemoryMap;
-use carpel_arch::{Device, DeviceKind, Place};
 use carpel_devices::bus::Bus;
 use carpel_devices::interrupt::IrqLine;
+use carpel_devices::virtio::VirtioDevice;
 use carpel_devices::virtio::console::ConsoleHandle;
 use carpel_devices::virtio::runner::{Runner, WorkerThreads};
 use carpel_devices::virtio::transport::mmio::Mmio;
-use carpel_devices::virtio::{VirtioConfig, VirtioDevice};
 use vm_memory::GuestMemoryMmap;
 
-use crate::config::Config;
 use crate::console::Console;
 use crate::kvm::Vm;
 use crate::machine::MachineError;
-use crate::plan::{Plan, PlanError};
-
-/// Gives each device the next window and the next interrupt of the layout.
-pub fn place(map: &MemoryMap, config: &Config) -> Result<Vec<Device>, PlanError> {
-    let layout = config.layout()?;
-    let irqs = layout.window_irqs.iter().cloned().flatten();
-    let mut places = map.windows(layout)?.zip(irqs);
-    let place = |(index, device): (usize, &VirtioConfig)| {
-        let (range, irq) = places.next().ok_or_else(|| PlanError::TooManyDevices {
-            number: index + 1,
-            device: device.text(),
-            layout: layout.name,
-            room: index,
-        })?;
-        let (kind, name) = (DeviceKind::VirtioMmio, device.kind().name);
-        Ok(Device { kind, name, place: Place::Mmio(range), irq: Some(irq) })
-    };
-    config.devices.iter().enumerate().map(place).collect()
-}
-
-/// What tells Linux of the devices on its command line (drivers/virtio/virtio_mmio.c).
-pub fn words(devices: &[Device]) -> Vec<String> {
-    let word = |device: &Device| {
-        let (range, irq) = device.place.mmio().zip(device.irq)?;
-        Some(format!("virtio_mmio.device={}K@{:#x}:{irq}", (range.end - range.start) >> 10, range.start))
-    };
-    devices.iter().filter_map(word).collect()
-}
+use crate::plan::Plan;
 
 /// What the devices need of the machine from now on.
 pub struct Built {

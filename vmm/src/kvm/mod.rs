@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use carpel_arch::map::{Boot, MissingRow, RowName};
+use carpel_arch::map::MissingRow;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::legacy::ioapic::MsiRouter;
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
@@ -31,10 +31,10 @@ pub use flash::FlashSlot;
 pub use host::host_facts;
 pub use vcpu::Vcpu;
 
+use crate::boot::BootError;
 use crate::config::IrqchipMode;
-use crate::loader::LoadError;
 use crate::memory::{GuestRam, MemoryError};
-use crate::plan::{Files, Plan};
+use crate::plan::Plan;
 
 /// The device that KVM is reached by.
 pub const DEVICE: &str = "/dev/kvm";
@@ -80,28 +80,26 @@ pub enum KvmError {
     /// The processor that was asked for has more than this host's.
     #[error("KVM on this host does not support what --cpu asks for: {0}")]
     Features(String),
-    /// Guest memory could not be reached where the map says it is.
-    #[error("Cannot write the {what} to guest memory")]
-    Write {
-        /// What was to be written.
-        what: &'static str,
+    /// A memory slot that is no region of guest memory.
+    #[error("There is no guest memory at {start:#x} for a memory slot")]
+    Slot {
+        /// Where the slot starts.
+        start: u64,
         /// The cause.
         source: GuestMemoryError,
-    },
-    /// A file did not get into guest memory.
-    #[error("Cannot load the {what}")]
-    Load {
-        /// Which file.
-        what: &'static str,
-        /// The cause.
-        source: LoadError,
     },
     /// The map lacks what the machine needs.
     #[error(transparent)]
     Map(#[from] MissingRow),
-    /// A boot structure does not fit.
-    #[error("Cannot build the boot structures: {0}")]
-    Boot(String),
+    /// Guest memory does not hold what the guest needs at its start.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A vCPU has more registers than KVM's structures hold.
+    #[error("Cannot set a vCPU's registers: {0}")]
+    Registers(String),
+    /// The map is of another architecture.
+    #[error("The map has no interrupt controller")]
+    NoGic,
 }
 
 /// Adds the call's name to an error of KVM's.
@@ -218,27 +216,7 @@ pub fn make_vcpus(kvm: &Kvm, vcpu_setup: &Receiver<VcpuSetup>) -> Result<Vec<Vcp
     let supported = host::supported(kvm)?;
     let Ok(VcpuSetup { vm, plan, memory }) = vcpu_setup.recv() else { return Ok(Vec::new()) };
     let boot = host::write_boot_structures(&plan, &memory)?;
-    host::create_vcpus(&supported, &vm, &plan, &boot)
-}
-
-/// Loads the guest's files.
-pub fn load(plan: &Plan, files: &Files, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
-    let load = |what| move |source| KvmError::Load { what, source };
-    // Firmware loads by itself the kernel that it is handed.
-    if let Some(source) = files.kernel.as_ref().filter(|_| plan.kernel.boot != Boot::Firmware) {
-        let kernel_start = plan.map.need_claim(RowName::Kernel)?.start;
-        plan.kernel.load(source, memory, kernel_start).map_err(load("kernel"))?;
-    }
-    if let (Some(source), Some(claim)) = (&files.initrd, plan.map.claim(RowName::Initrd)) {
-        source.load(memory, 0, claim.size(), claim.start).map_err(load("initial RAM disk"))?;
-    }
-    // All of the image or the end of it: where the map has it in RAM.
-    let firmware = [RowName::Firmware, RowName::FirmwareLow].into_iter().find_map(|name| plan.map.claim(name));
-    if let (Some(source), Some(claim)) = (&files.firmware, firmware) {
-        let offset = source.size().saturating_sub(claim.size());
-        source.load(memory, offset, claim.size(), claim.start).map_err(load("firmware"))?;
-    }
-    Ok(())
+    host::create_vcpus(&supported, &vm, &plan, boot)
 }
 
 /// A slot for this range of guest memory, which is one region.
@@ -250,7 +228,7 @@ fn memory_region(
 ) -> Result<kvm_userspace_memory_region, KvmError> {
     let host = memory
         .get_host_address(GuestAddress(range.start))
-        .map_err(|source| KvmError::Write { what: "memory slot", source })?;
+        .map_err(|source| KvmError::Slot { start: range.start, source })?;
     Ok(kvm_userspace_memory_region {
         slot,
         flags,

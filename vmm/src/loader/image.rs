@@ -49,6 +49,7 @@ pub mod tests {
     use super::*;
     use carpel_arch::map::Arch;
 
+    /// An Image of 4 KiB that needs 64 while it runs.
     pub fn image() -> Vec<u8> {
         let mut image = vec![0; 4096];
         image[10] = 0x08;

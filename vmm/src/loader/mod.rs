@@ -13,12 +13,17 @@ mod image;
 mod multiboot;
 #[cfg(test)]
 mod properties;
-#[cfg(target_arch = "x86_64")]
-pub mod pvh;
 mod source;
 mod zboot;
-#[cfg(target_arch = "x86_64")]
-pub mod zero_page;
+
+/// Images of each format.
+#[cfg(test)]
+pub mod samples {
+    pub use super::bzimage::tests::image as bzimage;
+    pub use super::elf::tests::{image as elf, with_note as pvh};
+    pub use super::image::tests::image as arm64;
+    pub use super::multiboot::tests::flat as multiboot;
+}
 
 use carpel_arch::map::{Arch, Boot, KernelExtent};
 use thiserror::Error;

@@ -22,8 +22,6 @@ use crate::machine::MachineError;
 use crate::outcome::Shutdown;
 use crate::plan::{Files, Plan};
 
-pub use x86_64::acpi;
-
 /// How `--device` chooses the interrupt controllers.
 pub static IRQCHIP: Kind = Kind {
     name: "irqchip",

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use carpel_arch::DeviceKind;
-use carpel_arch::map::{Extent, MemoryMap, MissingRow, RowName};
-use carpel_arch::x86_64::acpi::Platform;
+use carpel_arch::map::{Extent, MemoryMap};
 use carpel_arch::x86_64::devices::PcDevice;
 use carpel_arch::x86_64::{acpi_loader, mptable};
 use carpel_devices::bus::{Bus, BusDevice, BusError};
@@ -25,9 +24,9 @@ use carpel_devices::legacy::pvpanic::PvPanic;
 use carpel_devices::legacy::reset::ResetControl;
 use carpel_devices::legacy::vga::Vga;
 
-use crate::config::IrqchipMode;
+use crate::boot::{self, BootError};
 use crate::exit::Buses;
-use crate::kvm::{KvmError, Vm};
+use crate::kvm::Vm;
 use crate::loader::Source;
 use crate::machine::MachineError;
 use crate::outcome::Shutdown;
@@ -77,20 +76,8 @@ pub fn build(
     Ok(buses)
 }
 
-/// What ACPI tells of the machine.
-pub fn acpi(plan: &Plan) -> Result<Platform<'_>, MissingRow> {
-    let start = |name| plan.map.need_claim(name).map(|claim| claim.start as u32);
-    Ok(Platform {
-        cpus: plan.vcpus as u8,
-        lapic: start(RowName::Lapic)?,
-        ioapic: start(RowName::IoApic)?,
-        pic: plan.irqchip == IrqchipMode::Full,
-        devices: plan.devices_in_tables(),
-    })
-}
-
-fn fw_cfg(plan: &Plan, given: &Files) -> Result<FwCfg, KvmError> {
-    let tables = acpi_loader::files(&acpi(plan)?).map_err(|error| KvmError::Boot(error.to_string()))?;
+fn fw_cfg(plan: &Plan, given: &Files) -> Result<FwCfg, BootError> {
+    let tables = acpi_loader::files(&boot::x86_64::platform(plan)?)?;
     let mut files: Vec<_> = tables.into_iter().map(|(name, contents)| FwFile { name, contents }).collect();
     files.push(FwFile { name: "etc/e820", contents: firmware_e820(&plan.map) });
     if let Some(ports) = plan.console().and_then(|serial| serial.place.ports()) {

@@ -25,7 +25,7 @@ pub fn has_v3(vm: &VmFd) -> bool {
 
 /// Creates the controller of the plan. It must come after the vCPUs, for its initialization fixes their number.
 pub fn create(vm: &VmFd, plan: &Plan) -> Result<(), KvmError> {
-    let gic = GicMap::of(&plan.map).ok_or_else(|| KvmError::Boot("The map has no interrupt controller".into()))?;
+    let gic = GicMap::of(&plan.map).ok_or(KvmError::NoGic)?;
     let fd = device(vm, gic.version).map_err(|source| KvmError::Call {
         call: "KVM_CREATE_DEVICE",
         detail: format!(" for {}", plan.irqchip.name()),

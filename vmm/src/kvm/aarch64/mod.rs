@@ -1,7 +1,6 @@
 //! KVM on aarch64. PSCI is KVM's own (version 0.2 or later): it starts and stops vCPUs without the monitor, which sees
 //! power-off and reset only.
 
-mod boot;
 mod death;
 mod gic;
 mod vcpu;
@@ -15,10 +14,10 @@ use kvm_bindings::KVM_CAP_STEAL_TIME;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vmm_sys_util::errno::Error as Errno;
 
-pub use boot::write_boot_structures;
 pub use death::{explain, is_halted, virtual_map_registers};
 pub use vcpu::{create_vcpus, supported};
 
+pub use crate::boot::aarch64::write as write_boot_structures;
 use crate::config::IrqchipMode;
 use crate::kvm::KvmError;
 use crate::plan::{HostFacts, Plan};

@@ -6,8 +6,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
-use super::boot::BootCpu;
 use super::{gic, shared_memory};
+use crate::boot::aarch64::BootCpu;
 use crate::kvm::{Context as _, KvmError, Vcpu};
 use crate::plan::Plan;
 
@@ -25,7 +25,7 @@ pub const fn supported(_kvm: &Kvm) -> Result<Supported, KvmError> {
 }
 
 /// Creates the vCPUs, then the interrupt controller. The first vCPU is in the boot state; the others wait for PSCI's CPU_ON.
-pub fn create_vcpus(_supported: &Supported, vm: &VmFd, plan: &Plan, boot: &BootCpu) -> Result<Vec<Vcpu>, KvmError> {
+pub fn create_vcpus(_supported: &Supported, vm: &VmFd, plan: &Plan, boot: BootCpu) -> Result<Vec<Vcpu>, KvmError> {
     let mut target = kvm_vcpu_init::default();
     vm.get_preferred_target(&mut target).call("KVM_ARM_PREFERRED_TARGET")?;
     target.features[0] |= 1 << KVM_ARM_VCPU_PSCI_0_2;
@@ -42,7 +42,7 @@ pub fn create_vcpus(_supported: &Supported, vm: &VmFd, plan: &Plan, boot: &BootC
                 set_pvtime(&fd, base + PVTIME_SIZE * u64::from(id))?;
             }
             if id == 0 {
-                set_registers(&fd, boot)?;
+                set_registers(&fd, &boot)?;
             }
             Ok(Vcpu::new(id, fd))
         })

@@ -1,6 +1,5 @@
 //! KVM on x86-64.
 
-mod boot;
 mod cpuid;
 mod death;
 mod irqchip;
@@ -13,11 +12,11 @@ use carpel_arch::map::Arch;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vmm_sys_util::errno::Error as Errno;
 
-pub use boot::write_boot_structures;
 pub use death::{explain, is_halted, virtual_map_registers};
 pub use irqchip::{create as create_irqchip, msi_router};
 pub use vcpu::{create_vcpus, supported};
 
+pub use crate::boot::x86_64::write as write_boot_structures;
 use crate::plan::{HostFacts, Plan};
 
 /// What a machine needs of KVM, by the name in its documentation.

@@ -6,7 +6,6 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
-use super::boot::Entry;
 use super::cpuid;
 use crate::kvm::{Context as _, KvmError, Vcpu};
 use crate::plan::Plan;
@@ -31,7 +30,7 @@ pub fn supported(kvm: &Kvm) -> Result<CpuId, KvmError> {
 
 /// Creates the vCPUs. The first is in the state that the boot structures are for; the others wait for their start-up
 /// interrupt.
-pub fn create_vcpus(supported: &CpuId, vm: &VmFd, plan: &Plan, entry: &Entry) -> Result<Vec<Vcpu>, KvmError> {
+pub fn create_vcpus(supported: &CpuId, vm: &VmFd, plan: &Plan, boot: Option<BootCpu>) -> Result<Vec<Vcpu>, KvmError> {
     let tsc_deadline = vm.check_extension(Cap::TscDeadlineTimer);
     let missing = cpuid::missing(supported.as_slice(), tsc_deadline, &plan.cpu);
     if !missing.is_empty() {
@@ -41,18 +40,18 @@ pub fn create_vcpus(supported: &CpuId, vm: &VmFd, plan: &Plan, entry: &Entry) ->
         .map(|id| {
             let fd = vm.create_vcpu(id.into()).call("KVM_CREATE_VCPU")?;
             let features = cpuid::features(supported.as_slice(), id, plan.topology, tsc_deadline, &plan.cpu);
-            set_up(&fd, &features, entry.0.as_ref().filter(|_| id == 0))?;
+            set_up(&fd, &features, boot.as_ref().filter(|_| id == 0))?;
             Ok(Vcpu::new(id, fd))
         })
         .collect()
 }
 
 fn set_up(fd: &VcpuFd, features: &[kvm_cpuid_entry2], boot: Option<&BootCpu>) -> Result<(), KvmError> {
-    let features = CpuId::from_entries(features).map_err(|error| KvmError::Boot(format!("{error:?}")))?;
+    let features = CpuId::from_entries(features).map_err(|error| KvmError::Registers(format!("{error:?}")))?;
     // Before anything else: KVM takes model-specific registers only of features that the vCPU has.
     fd.set_cpuid2(&features).call("KVM_SET_CPUID2")?;
     let msrs = [MISC_ENABLE, MTRR_DEF_TYPE].map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
-    let msrs = Msrs::from_entries(&msrs).map_err(|error| KvmError::Boot(format!("{error:?}")))?;
+    let msrs = Msrs::from_entries(&msrs).map_err(|error| KvmError::Registers(format!("{error:?}")))?;
     let set = fd.set_msrs(&msrs).call("KVM_SET_MSRS")?;
     if set < msrs.as_slice().len() {
         log::debug!("KVM does not know MSR {:#x}", msrs.as_slice()[set].index);

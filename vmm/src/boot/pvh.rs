@@ -2,51 +2,47 @@
 //! xen/include/public/arch-x86/hvm/start_info.h.
 
 use carpel_arch::map::{MemoryMap, MissingRow, RowName};
-use carpel_arch::x86_64::maps::e820;
+use carpel_arch::x86_64::maps::{E820Entry, e820};
 use carpel_arch::x86_64::structures::Structures;
-use linux_loader::loader::elf::start_info::{
-    XEN_HVM_MEMMAP_TYPE_RAM, XEN_HVM_MEMMAP_TYPE_RESERVED, XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry,
-    hvm_modlist_entry, hvm_start_info,
-};
-use vm_memory::ByteValued as _;
 
+/// Bytes of the structure's version 1.
+const INFO_SIZE: usize = 56;
+/// `XEN_HVM_START_MAGIC_VALUE`.
+const MAGIC: u32 = 0x336E_C578;
 /// The version that has a memory map.
 const VERSION: u32 = 1;
+/// `XEN_HVM_MEMMAP_TYPE_RAM` and `XEN_HVM_MEMMAP_TYPE_RESERVED`.
+const TYPE_RAM: u64 = 1;
+const TYPE_RESERVED: u64 = 2;
 
 /// Builds the structure, at guest physical address `base`, followed by all that it points to: the command line, the
 /// initial RAM disk as the only module, and the memory map.
 pub fn build(base: u32, map: &MemoryMap, cmdline: &str) -> Result<Vec<u8>, MissingRow> {
-    let mut structures = Structures::new(base, size_of::<hvm_start_info>());
+    let mut structures = Structures::new(base, INFO_SIZE);
     let cmdline = structures.add_string(cmdline);
-    let modules: Vec<hvm_modlist_entry> = map
-        .claim(RowName::Initrd)
-        .map(|initrd| hvm_modlist_entry { paddr: initrd.start, size: initrd.size(), ..Default::default() })
-        .into_iter()
-        .collect();
-    let memory: Vec<_> = e820(map)
-        .into_iter()
-        .map(|entry| hvm_memmap_table_entry {
-            addr: entry.start,
-            size: entry.end - entry.start,
-            type_: if entry.usable { XEN_HVM_MEMMAP_TYPE_RAM } else { XEN_HVM_MEMMAP_TYPE_RESERVED },
-            ..Default::default()
-        })
-        .collect();
-    let modules_at = structures.add(&modules.iter().flat_map(|entry| entry.as_slice().to_vec()).collect::<Vec<_>>());
-    let memory_at = structures.add(&memory.iter().flat_map(|entry| entry.as_slice().to_vec()).collect::<Vec<_>>());
-    let info = hvm_start_info {
-        magic: XEN_HVM_START_MAGIC_VALUE,
-        version: VERSION,
-        nr_modules: modules.len() as u32,
-        modlist_paddr: modules_at.into(),
-        cmdline_paddr: cmdline.into(),
-        rsdp_paddr: map.need_claim(RowName::Acpi)?.start,
-        memmap_paddr: memory_at.into(),
-        memmap_entries: memory.len() as u32,
-        ..Default::default()
+    let initrd = map.claim(RowName::Initrd);
+    // Address, size, no command line, reserved.
+    let modules = initrd.map(|initrd| words(&[initrd.start, initrd.size(), 0, 0])).unwrap_or_default();
+    let modules_at = structures.add(&modules);
+    let entries = e820(map);
+    // Start, size, type, the last with 32 reserved bits above it.
+    let entry = |entry: &E820Entry| {
+        words(&[entry.start, entry.end - entry.start, if entry.usable { TYPE_RAM } else { TYPE_RESERVED }])
     };
-    structures.set(0, info.as_slice());
+    let memory_at = structures.add(&entries.iter().flat_map(entry).collect::<Vec<_>>());
+    let modules = u32::from(initrd.is_some());
+    for (offset, value) in [(0, MAGIC), (4, VERSION), (12, modules), (48, entries.len() as u32)] {
+        structures.set(offset, &value.to_le_bytes());
+    }
+    let rsdp = map.need_claim(RowName::Acpi)?.start;
+    for (offset, address) in [(16, modules_at.into()), (24, cmdline.into()), (32, rsdp), (40, memory_at.into())] {
+        structures.set(offset, &u64::to_le_bytes(address));
+    }
     Ok(structures.into_bytes())
+}
+
+fn words(values: &[u64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 #[cfg(test)]
