@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use carpel_arch::map::{Address, Bytes, Extent, MemoryMap};
-use carpel_vmm::plan::{Files, HostFacts};
+use carpel_vmm::loader::Files;
+use carpel_vmm::plan::HostFacts;
 use clap::ValueEnum;
 
 use crate::cli::MapArgs;

@@ -12,10 +12,12 @@ use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
 use carpel_vmm::end::Guard;
 use carpel_vmm::kvm;
+use carpel_vmm::loader::Files;
 use carpel_vmm::machine::Machine;
 use carpel_vmm::outcome::{Outcome, Shutdown};
 use carpel_vmm::parent::Parent;
-use carpel_vmm::plan::{Files, Plan};
+use carpel_vmm::plan::Plan;
+use carpel_vmm::probe;
 use carpel_vmm::run::{ConsoleState, Facts, Remains};
 use carpel_vmm::signals;
 use carpel_vmm::terminal::Terminal;
@@ -98,8 +100,9 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
     let parent = parent(&config, args)?;
     let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
     let watch = Watch::new(&config.run, Arc::clone(&shutdown))?;
-    let plan_for =
-        |files: &Files| -> Result<_> { Ok(Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?)) };
+    let plan_for = |files: &Files| -> Result<_> {
+        Ok(Arc::new(Plan::new(&config, files.probe(&config, probe::host_facts(&config))?)?))
+    };
     if args.dry_run {
         let plan = plan_for(&Files::open(&config)?)?;
         return Ok(Ready::Plan(Box::new(config), plan));

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use carpel_testbed::payload;
+use carpel_vmm::loader::Files;
 use carpel_vmm::outcome::{Match, MatchOption, Outcome};
-use carpel_vmm::plan::{Files, HostFacts};
+use carpel_vmm::plan::HostFacts;
 use carpel_vmm::threads::ExitCounts;
 use clap::Parser as _;
 use serde_json::Value;

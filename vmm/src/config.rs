@@ -7,6 +7,7 @@ use carpel_arch::map::{Arch, Boot, Layout};
 use carpel_arch::x86_64::cpu::CpuModel;
 use carpel_arch::{LAYOUTS, Topology};
 use carpel_devices::endpoint::Target;
+use carpel_devices::registry::{Key, Kind, Value};
 use carpel_devices::virtio::VirtioConfig;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -192,3 +193,25 @@ impl IrqchipMode {
         matches!(self, Self::GicV2 | Self::GicV3)
     }
 }
+
+/// How `--device` chooses the interrupt controllers.
+pub static IRQCHIP: Kind = Kind {
+    name: "irqchip",
+    about: "The interrupt controllers",
+    keys: &[Key {
+        name: "mode",
+        about: "of a PC, split (IOAPIC in carpel, no PIC or PIT) or full (all in KVM, with PIC and PIT); on aarch64, gicv2 or \
+                gicv3, as by --gic",
+        value: Value::OneOf(&[
+            IrqchipMode::Split.name(),
+            IrqchipMode::Full.name(),
+            IrqchipMode::GicV2.name(),
+            IrqchipMode::GicV3.name(),
+        ]),
+        default: "split; gicv3 where the host has it",
+    }],
+    bare: None,
+    example: "--device irqchip,mode=full",
+    standard: false,
+    single: false,
+};

@@ -1,27 +1,24 @@
 //! The machine: a plan made real, ready to run.
 
-use std::io;
 use std::sync::{Arc, Mutex};
 
-use carpel_arch::map::{Arch, RowName};
-use carpel_arch::{Device, Place};
-use carpel_devices::bus::BusError;
+use carpel_arch::map::RowName;
 use carpel_devices::console::ConsolePort;
 use carpel_devices::virtio::VirtioDevice;
 use carpel_devices::virtio::console::ConsoleHandle;
 use carpel_devices::virtio::runner::Runner;
 use kvm_ioctls::Kvm;
-use thiserror::Error;
 
-use crate::boot::{self, BootError};
+use crate::boot;
 use crate::console::Console;
 use crate::dump::View;
+use crate::error::MachineError;
 use crate::exit::Buses;
-use crate::kvm::{KvmError, Vm};
-use crate::loader::LoadError;
-use crate::memory::{GuestRam, HUGE_PAGE, MemoryError};
+use crate::kvm::Vm;
+use crate::loader::Files;
+use crate::memory::{GuestRam, HUGE_PAGE};
 use crate::outcome::Shutdown;
-use crate::plan::{Files, Plan};
+use crate::plan::Plan;
 use crate::platform;
 use crate::threads::NewVcpus;
 use crate::virtio;
@@ -42,57 +39,6 @@ pub(crate) struct Foundation {
     _vm: Vm,
     _ram: GuestRam,
     _rom: Option<GuestRam>,
-}
-
-/// Why a machine could not be built.
-#[derive(Debug, Error)]
-pub enum MachineError {
-    /// KVM refused.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// Guest memory does not hold what the guest needs at its start.
-    #[error(transparent)]
-    Boot(#[from] BootError),
-    /// There is no memory for the guest.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// The firmware's image could not be read.
-    #[error("Cannot load the firmware")]
-    Firmware(#[from] LoadError),
-    /// The host gives no more threads, or no memory for them.
-    #[error("Cannot start the vCPUs' threads")]
-    Threads(#[source] io::Error),
-    /// Two devices want one address.
-    #[error("Cannot place a device")]
-    Bus(#[from] BusError),
-    /// A device that this machine does not have, or not where it is to be.
-    #[error("A machine of {arch} with the layout `{layout}` cannot have the device `{name}` at {place}")]
-    Device {
-        /// The device.
-        name: &'static str,
-        /// Where it is to be.
-        place: Place,
-        /// The machine's architecture.
-        arch: Arch,
-        /// Its layout.
-        layout: &'static str,
-    },
-    /// An eventfd could not be had.
-    #[error("Cannot create the interrupt line of `{name}`")]
-    Line {
-        /// The device.
-        name: &'static str,
-        /// The cause.
-        source: io::Error,
-    },
-}
-
-impl MachineError {
-    /// A device of the plan's that nothing here makes.
-    pub(crate) fn unknown(plan: &Plan, device: &Device) -> Self {
-        let (arch, layout) = (plan.map.arch, plan.map.layout);
-        Self::Device { name: device.name, place: device.place.clone(), arch, layout }
-    }
 }
 
 impl Machine {

@@ -1,33 +1,23 @@
 //! From a configuration to everything that is decided before KVM is asked: the map, the command line, the devices with
 //! their addresses and interrupts. Pure: what files say has been read into a [`Probe`].
 
+mod error;
 mod windows;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, MemoryMap, MissingRow, RowName};
+use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, MemoryMap, RowName};
 use carpel_arch::x86_64::cpu::CpuModel;
-use carpel_arch::{Device, DeviceKind, MapError, Topology, device};
+use carpel_arch::{Device, DeviceKind, Topology, device};
 use linux_loader::cmdline::Cmdline;
-use thiserror::Error;
 
-use crate::config::{Announce, Config, IrqchipMode, LayoutError};
-use crate::loader::{self, Handover, Kernel, KernelError, OpenError, Source};
+use crate::config::{Announce, Config, IrqchipMode};
+use crate::loader::kernel::{Handover, Kernel};
+pub use error::PlanError;
 
 /// What every Linux guest is told before the user's own words, beside its console: to reset when it panics, so that a
 /// panic ends the run.
 const BASE_CMDLINE: &str = "panic=-1";
-
-/// The files of a configuration, opened.
-#[derive(Debug)]
-pub struct Files {
-    /// The firmware.
-    pub firmware: Option<Source>,
-    /// The kernel.
-    pub kernel: Option<Source>,
-    /// The initial RAM disk.
-    pub initrd: Option<Source>,
-}
 
 /// What the plan must know of the files and the host.
 #[derive(Clone, Debug)]
@@ -78,175 +68,6 @@ pub struct Plan {
     pub devices: Vec<Device>,
     /// How the guest learns of its virtio devices.
     pub announce: Announce,
-}
-
-/// Why a configuration has no plan.
-#[derive(Debug, Error)]
-pub enum PlanError {
-    /// There is no such map.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// There is nothing to boot.
-    #[error("There is no kernel to boot; name one with --kernel FILE")]
-    NoKernel,
-    /// Firmware finds its own kernel.
-    #[error("--kernel and --initrd cannot be combined with --firmware yet: {} boots from a disk", .firmware.display())]
-    KernelWithFirmware {
-        /// The firmware.
-        firmware: PathBuf,
-    },
-    /// Firmware would not look at it.
-    #[error("An initial RAM disk is for a kernel, and {} is handed none: add --kernel or drop --initrd", .firmware.display())]
-    InitrdWithFirmware {
-        /// The firmware.
-        firmware: PathBuf,
-    },
-    /// Firmware would load them over one another.
-    #[error(
-        "The kernel and its initial RAM disk, which firmware loads below {limit:#x}, end at {needed:#x}: drop --firmware or give the \
-         guest more memory with --mem"
-    )]
-    Handover {
-        /// Where they end at least.
-        needed: u64,
-        /// Where they must end.
-        limit: u64,
-    },
-    /// Nobody would read it.
-    #[error("The command line `{words}` is for a kernel, but {} boots from a disk: drop --append and --announce cmdline", .firmware.display())]
-    CmdlineWithFirmware {
-        /// What was to be told.
-        words: String,
-        /// The firmware.
-        firmware: PathBuf,
-    },
-    /// The map has no room for firmware.
-    #[error("The layout `{layout}` of {arch} has no place for --firmware")]
-    NoFirmware {
-        /// The guest's architecture.
-        arch: Arch,
-        /// The layout.
-        layout: &'static str,
-    },
-    /// A file that cannot be used.
-    #[error("Cannot use {} as {role}", .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What it was to be.
-        role: &'static str,
-        /// The cause.
-        source: OpenError,
-    },
-    /// A kernel that cannot be booted.
-    #[error("Cannot boot {}", .path.display())]
-    Kernel {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: KernelError,
-    },
-    /// No map for these inputs.
-    #[error("Cannot lay out the `{layout}` map")]
-    Map {
-        /// The layout.
-        layout: &'static str,
-        /// The cause.
-        source: MapError,
-    },
-    /// The layout lacks what every machine needs.
-    #[error(transparent)]
-    Row(#[from] MissingRow),
-    /// The interrupt controllers are another architecture's.
-    #[error("A machine of {arch} has no interrupt controllers `{}`", .irqchip.name())]
-    Irqchip {
-        /// The architecture.
-        arch: Arch,
-        /// The interrupt controllers.
-        irqchip: IrqchipMode,
-    },
-    /// The command line is longer than the kernel or its place takes.
-    #[error("The kernel command line has {size} bytes; the limit is {limit}: {cmdline:.64}...")]
-    CmdlineTooLong {
-        /// Bytes.
-        size: usize,
-        /// Most bytes.
-        limit: usize,
-        /// The text.
-        cmdline: String,
-    },
-    /// The command line has characters that no kernel reads.
-    #[error("The kernel command line cannot hold `{text}`: only printable ASCII characters")]
-    CmdlineText {
-        /// The offending part.
-        text: String,
-    },
-    /// The layout has no place or interrupt left for a device.
-    #[error(
-        "There is no room for device {number} (`{device}`): the layout `{layout}` has {room} windows with an interrupt"
-    )]
-    TooManyDevices {
-        /// The device's number, from 1.
-        number: usize,
-        /// The device as it was written.
-        device: String,
-        /// The layout.
-        layout: &'static str,
-        /// How many devices have room.
-        room: usize,
-    },
-}
-
-impl Files {
-    /// Opens the configuration's files, and unpacks the kernel where it is compressed.
-    pub fn open(config: &Config) -> Result<Self, PlanError> {
-        let arch = config.layout()?.arch;
-        let open = |path: &PathBuf, role| {
-            Source::open(path).map_err(|source| PlanError::File { path: path.clone(), role, source })
-        };
-        let firmware = config.firmware.as_ref().map(|path| open(path, "the firmware")).transpose()?;
-        let unpack = |path: &PathBuf| {
-            let source = open(path, "the kernel")?;
-            let unpacked = loader::unpack(arch, source, config.boot, config.mem);
-            unpacked.map_err(|source| PlanError::Kernel { path: path.clone(), source })
-        };
-        let kernel = config.kernel.as_ref().map(unpack).transpose()?;
-        let initrd = config.initrd.as_ref().map(|path| open(path, "the initial RAM disk")).transpose()?;
-        Ok(Self { firmware, kernel, initrd })
-    }
-
-    /// Reads their headers.
-    pub fn probe(&self, config: &Config, host: HostFacts) -> Result<Probe, PlanError> {
-        let arch = config.layout()?.arch;
-        let initrd = self.initrd.as_ref().map_or(0, Source::size);
-        if let (Some(source), Some(path)) = (&self.firmware, config.firmware.clone()) {
-            let handover = self.handover(config, arch, &path)?;
-            let kernel = loader::firmware(arch, source.size()).map_err(|source| PlanError::Kernel { path, source })?;
-            return Ok(Probe { kernel: Some(kernel), handover, initrd, host });
-        }
-        let kernel = self.kernel.as_ref().map(|source| Kernel::probe(arch, source, config.boot)).transpose();
-        let kernel = kernel.map_err(|source| {
-            let path = config.kernel.clone().unwrap_or_default();
-            PlanError::Kernel { path, source }
-        })?;
-        Ok(Probe { kernel, handover: None, initrd, host })
-    }
-
-    /// Reads the headers of the kernel that firmware is handed.
-    fn handover(&self, config: &Config, arch: Arch, firmware: &Path) -> Result<Option<Handover>, PlanError> {
-        let firmware = || firmware.to_owned();
-        match (&self.kernel, &config.kernel) {
-            _ if arch != Arch::X86_64 && (self.kernel.is_some() || self.initrd.is_some()) => {
-                Err(PlanError::KernelWithFirmware { firmware: firmware() })
-            }
-            (Some(source), Some(path)) => {
-                let probed = Handover::probe(arch, source);
-                probed.map(Some).map_err(|source| PlanError::Kernel { path: path.clone(), source })
-            }
-            _ if self.initrd.is_some() => Err(PlanError::InitrdWithFirmware { firmware: firmware() }),
-            _ => Ok(None),
-        }
-    }
 }
 
 impl HostFacts {

@@ -16,13 +16,15 @@ use carpel_devices::virtio::runner::{WorkerError, WorkerThreads};
 
 use crate::config::Limits;
 use crate::dump::View;
+use crate::dump_request::DumpRequest;
 use crate::end::{Guard, IN_FLIGHT};
+use crate::events::{periodic, watch_readable};
 use crate::exit::Buses;
 use crate::input::{Input, Ports};
 use crate::machine::{Foundation, Machine};
 use crate::outcome::{Match, Outcome, Shutdown};
 use crate::parent::{Parent, ParentWatch};
-use crate::signals::{self, Dump, Signals};
+use crate::signals::{self, Signals};
 use crate::terminal::Terminal;
 use crate::threads::{ExitCounts, ExitStatistics, StartError, VcpuThreads};
 use crate::virtio;
@@ -130,7 +132,7 @@ impl Machine {
         // No vCPU runs before all that serves it is there.
         worker_threads.started()?;
         let threads = Arc::new(VcpuThreads::start(self.vcpus, &self.buses, shutdown)?);
-        manager.add_subscriber(Box::new(Dump {
+        manager.add_subscriber(Box::new(DumpRequest {
             fd: dump_signal,
             view: Arc::clone(&self.view),
             threads: Arc::clone(&threads),
@@ -204,20 +206,6 @@ fn end(manager: Manager, workers: WorkerThreads, vcpus: Arc<VcpuThreads>) -> (Ex
     let deadline = deadline.max(Instant::now() + LAST_CHANCE);
     let (statistics, vcpus_ended) = Arc::into_inner(vcpus).map(|vcpus| vcpus.join(deadline)).unwrap_or_default();
     (statistics, vcpus_ended && given_up.is_empty())
-}
-
-/// A timer that comes again and again.
-pub(crate) fn periodic(interval: Duration) -> io::Result<TimerFd> {
-    let mut timer = TimerFd::new()?;
-    timer.reset(interval, Some(interval))?;
-    Ok(timer)
-}
-
-/// Registers a file for reading.
-pub(crate) fn watch_readable(ops: &mut EventOps, events: Events, shutdown: &Shutdown) {
-    if let Err(error) = ops.add(events) {
-        shutdown.end(Outcome::Failed(format!("Cannot watch for events: {error}")));
-    }
 }
 
 /// Makes the main thread look whether the run has ended.

@@ -12,8 +12,8 @@ use carpel_devices::virtio::transport::mmio::Mmio;
 use vm_memory::GuestMemoryMmap;
 
 use crate::console::Console;
+use crate::error::MachineError;
 use crate::kvm::Vm;
-use crate::machine::MachineError;
 use crate::plan::Plan;
 
 /// What the devices need of the machine from now on.

@@ -8,7 +8,8 @@ use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use vm_memory::GuestMemoryMmap;
 
-use super::{KvmError, memory_region, set_memory_region};
+use super::error::KvmError;
+use super::{memory_region, set_memory_region};
 use crate::memory::GuestRam;
 
 /// The memory and its slot, which is there as long as the guest reads by itself.

@@ -7,7 +7,7 @@ use flate2::bufread::GzDecoder;
 use ruzstd::decoding::StreamingDecoder;
 use thiserror::Error;
 
-use super::Source;
+use super::source::Source;
 
 /// Enough to tell every compression by its start, in bytes.
 const SIGNATURE_SIZE: usize = 6;

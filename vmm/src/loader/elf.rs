@@ -3,8 +3,11 @@
 
 use carpel_arch::map::{Arch, Boot, KernelExtent};
 
+use super::error::KernelError;
 use super::fields::Fields;
-use super::{Format, Kernel, KernelError, Segment, Source, Target, multiboot};
+use super::kernel::{Format, Kernel, Segment, Target};
+use super::multiboot;
+use super::source::Source;
 
 /// Kernels have fewer than ten; the limit bounds what a hostile file makes us read.
 const MAX_PROGRAM_HEADERS: usize = 128;

@@ -4,7 +4,7 @@ use carpel_arch::map::MemoryMap;
 use carpel_arch::{Device, DeviceKind, Place};
 use carpel_devices::virtio::VirtioConfig;
 
-use super::PlanError;
+use super::error::PlanError;
 use crate::config::Config;
 
 /// Gives each device the next window and the next interrupt of the layout.

@@ -10,9 +10,9 @@ use carpel_devices::legacy::cfi_flash::CfiFlash;
 use carpel_devices::legacy::pl031::Pl031;
 use carpel_devices::legacy::pl061::Pl061;
 
+use crate::error::MachineError;
 use crate::exit::Buses;
 use crate::kvm::Vm;
-use crate::machine::MachineError;
 use crate::plan::Plan;
 
 /// Makes the devices and puts them on their bus.
