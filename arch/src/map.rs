@@ -14,7 +14,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::device::Board;
+use crate::board::Board;
 
 pub use display::{Address, Bytes};
 pub use inputs::{Boot, Gic, Inputs, KernelExtent};

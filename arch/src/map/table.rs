@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Arch, Boot, Gic, Kind, RowName};
-use crate::device::Board;
+use crate::board::Board;
 
 /// Where a row starts. An address is in bytes; a named row stands earlier in the same table.
 #[derive(Clone, Copy, Debug)]
