@@ -205,8 +205,8 @@ impl DeviceConfig for BlkConfig {
 
     fn open(&self) -> Opened {
         let id = serial_number(&self.id)?;
-        let disk = Disk::new(self.path.display().to_string(), self.storage()?, self.ro, id);
-        let choice = if self.engine == Some(EngineKind::Threads) { Choice::Threads } else { Choice::Any };
+        let (storage, choice) = self.storage()?;
+        let disk = Disk::new(self.path.display().to_string(), storage, self.ro, id);
         // No queue knows what the others do.
         let queues = self.queues.get();
         let share = |rate: Option<NonZeroU64>| RateLimiter::new(rate.map(|all| (all.get() / queues).max(1)));
@@ -220,17 +220,25 @@ impl BlkConfig {
         self.ro || self.ephemeral
     }
 
-    /// The image, and where changes go.
-    fn storage(&self) -> Result<Box<dyn Storage>, Box<dyn Error + Send + Sync>> {
-        let image: Box<dyn Storage> = match self.format {
-            Format::Qcow2 => Box::new(Qcow2Image::open(&self.path, self.reads_only(), self.direct)?),
-            Format::Raw => Box::new(RawImage::open(&self.path, self.reads_only(), self.direct)?),
+    /// The image, and where changes go; and the engine for it, as the user wants.
+    fn storage(&self) -> Result<(Arc<dyn Storage>, Choice), Box<dyn Error + Send + Sync>> {
+        let open_raw = || RawImage::open(&self.path, self.reads_only(), self.direct);
+        let image: Arc<dyn Storage> = match self.format {
+            Format::Raw if !self.ephemeral => {
+                let image = Arc::new(open_raw()?);
+                let in_threads = self.engine == Some(EngineKind::Threads);
+                let choice = if in_threads { Choice::Threads } else { Choice::Uring(Arc::clone(&image)) };
+                return Ok((image, choice));
+            }
+            Format::Raw => Arc::new(open_raw()?),
+            Format::Qcow2 => Arc::new(Qcow2Image::open(&self.path, self.reads_only(), self.direct)?),
         };
         if !self.ephemeral {
-            return Ok(image);
+            return Ok((image, Choice::Threads));
         }
         let directory = || std::env::temp_dir().display().to_string();
-        Ok(Box::new(Ephemeral::new(image).map_err(|source| NoPlace { directory: directory(), source })?))
+        let overlaid = Ephemeral::new(image).map_err(|source| NoPlace { directory: directory(), source })?;
+        Ok((Arc::new(overlaid), Choice::Threads))
     }
 }
 
@@ -289,7 +297,8 @@ impl VirtioDevice for Blk {
 
     fn workers(&mut self, _interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
         let limits = self.limits.drain(..).enumerate();
-        let worker = |(queue, limits)| BlkWorker::new(Arc::clone(&self.disk), queue, QUEUE_SIZE, self.choice, limits);
+        let worker =
+            |(queue, limits)| BlkWorker::new(Arc::clone(&self.disk), queue, QUEUE_SIZE, self.choice.clone(), limits);
         limits.map(|limits| Box::new(worker(limits)) as Box<dyn Worker>).collect()
     }
 }

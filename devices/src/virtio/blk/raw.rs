@@ -176,8 +176,4 @@ impl Storage for RawImage {
         }
         self.write_zeros(offset, length)
     }
-
-    fn raw(&self) -> Option<&RawImage> {
-        Some(self)
-    }
 }

@@ -1,11 +1,11 @@
 //! What a disk's bytes are kept in.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use vm_memory::VolatileSlice;
 
-use super::raw::RawImage;
 use super::request::{ID_BYTES, SECTOR};
 
 /// So many I/O errors of a disk are told to the user, for a guest can cause as many as it likes.
@@ -30,18 +30,13 @@ pub trait Storage: Send + Sync {
 
     /// Makes the range zeros, of which the host need not keep any if `unmap` says so.
     fn zero(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()>;
-
-    /// The file that holds these very bytes, if there is one.
-    fn raw(&self) -> Option<&RawImage> {
-        None
-    }
 }
 
 /// A storage as the guest's disk.
 pub struct Disk {
     /// The image as the user named it.
     name: String,
-    pub storage: Box<dyn Storage>,
+    pub storage: Arc<dyn Storage>,
     /// Capacity in sectors.
     pub sectors: u64,
     pub read_only: bool,
@@ -52,7 +47,7 @@ pub struct Disk {
 
 impl Disk {
     /// A disk of the storage's whole sectors.
-    pub fn new(name: String, storage: Box<dyn Storage>, read_only: bool, id: [u8; ID_BYTES]) -> Self {
+    pub fn new(name: String, storage: Arc<dyn Storage>, read_only: bool, id: [u8; ID_BYTES]) -> Self {
         let size = storage.size();
         if !size.is_multiple_of(SECTOR) {
             log::warn!(

@@ -368,9 +368,9 @@ impl Storage for Witness {
 
 fn witnessed() -> (Guest, Witness) {
     let witness = Witness { seen: Arc::default(), status: Arc::default() };
-    let disk = Disk::new("witness".into(), Box::new(witness.clone()), false, [0; ID_BYTES]);
+    let disk = Disk::new("witness".into(), Arc::new(witness.clone()), false, [0; ID_BYTES]);
     let limits = Limits { bytes: RateLimiter::new(None).unwrap(), operations: RateLimiter::new(None).unwrap() };
-    let guest = Guest::new(Box::new(Blk::new(disk, Choice::Any, vec![limits])));
+    let guest = Guest::new(Box::new(Blk::new(disk, Choice::Threads, vec![limits])));
     *witness.status.lock().unwrap() = Some(Arc::clone(&guest.memory));
     (guest, witness)
 }
@@ -450,9 +450,9 @@ impl Storage for Stalling {
 #[test]
 fn a_stalled_disk_holds_up_neither_registers_nor_other_queues() {
     let lock = Arc::new(Mutex::new(()));
-    let disk = Disk::new("stalling".into(), Box::new(Stalling(Arc::clone(&lock))), false, [0; ID_BYTES]);
+    let disk = Disk::new("stalling".into(), Arc::new(Stalling(Arc::clone(&lock))), false, [0; ID_BYTES]);
     let limits = || Limits { bytes: RateLimiter::new(None).unwrap(), operations: RateLimiter::new(None).unwrap() };
-    let mut guest = Guest::new(Box::new(Blk::new(disk, Choice::Any, vec![limits(), limits()])));
+    let mut guest = Guest::new(Box::new(Blk::new(disk, Choice::Threads, vec![limits(), limits()])));
     guest.start();
     let stalled = lock.lock().unwrap();
     put_header(&guest, HEADER, IN, 0);

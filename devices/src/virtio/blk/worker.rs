@@ -89,7 +89,7 @@ impl Worker for BlkWorker {
     }
 
     fn prepare(&mut self) -> io::Result<()> {
-        self.engine = Some(engine::new(self.choice, &self.disk, self.size)?);
+        self.engine = Some(engine::new(&self.choice, &self.disk, self.size)?);
         Ok(())
     }
 
@@ -152,9 +152,9 @@ mod tests {
 
     #[test]
     fn what_was_done_before_a_reset_rings_once() {
-        for choice in [Choice::Any, Choice::Threads] {
-            let image = Box::new(RawImage::temporary(4096).unwrap());
-            let disk = Arc::new(Disk::new("disk".into(), image, false, [0; ID_BYTES]));
+        let image = Arc::new(RawImage::temporary(4096).unwrap());
+        for (name, choice) in [("uring", Choice::Uring(Arc::clone(&image))), ("threads", Choice::Threads)] {
+            let disk = Arc::new(Disk::new("disk".into(), image.clone(), false, [0; ID_BYTES]));
             let none = || RateLimiter::new(None).unwrap();
             let worker = BlkWorker::new(disk, 0, 16, choice, Limits { bytes: none(), operations: none() });
             let mut manager = EventManager::new().unwrap();
@@ -171,7 +171,7 @@ mod tests {
             // A thread rings after it has handed over what is done.
             thread::sleep(Duration::from_millis(20));
             let rings = (0..10).take_while(|_| manager.run_with_timeout(0).unwrap() > 0).count();
-            assert!(rings <= 1, "{choice:?}: {rings}");
+            assert!(rings <= 1, "{name}: {rings}");
         }
     }
 }
