@@ -24,7 +24,7 @@
 use crate::bus::BusDevice;
 use crate::console::{ConsolePort, Intake, Output};
 use crate::interrupt::IrqLine;
-use crate::legacy::{answer_word, primecell_id, word};
+use crate::legacy::registers::{answer_word, primecell_id, word};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::Arc;
