@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result, bail};
 use carpel_devices::key_values::KeyValues;
 use carpel_devices::registry::Kind;
-use carpel_devices::virtio::VirtioConfig;
-use carpel_devices::virtio::config::{self, DeviceError, KINDS};
+use carpel_devices::virtio::config::{self, DeviceError, KINDS, VirtioConfig};
 use carpel_vmm::config::{IRQCHIP, IrqchipMode};
 use serde::Deserialize;
 

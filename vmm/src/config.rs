@@ -8,7 +8,7 @@ use carpel_arch::x86_64::cpu::CpuModel;
 use carpel_arch::{LAYOUTS, Topology};
 use carpel_devices::endpoint::Target;
 use carpel_devices::registry::{Key, Kind, Value};
-use carpel_devices::virtio::VirtioConfig;
+use carpel_devices::virtio::config::VirtioConfig;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 

@@ -1,73 +1,16 @@
-//! What a virtio device shall be, as data: each kind's struct says its keys, defaults and rules, and makes the device.
+//! The virtio devices that a guest shall have, as data: every kind in one list.
 
 use std::error::Error;
-use std::fmt::Debug;
 use std::path::PathBuf;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::VirtioDevice;
+use super::device_config::{Checked, DeviceConfig, GuestLimits, Opened};
 use super::{balloon, blk, console, net, rng, vsock};
-use crate::key_values::{self, KeyValues, OptionError};
+use crate::key_values::{KeyValues, OptionError};
 use crate::registry::Kind;
-
-/// Nothing, or why there can be no such device.
-pub type Checked = Result<(), Box<dyn Error + Send + Sync>>;
-
-/// A new device, or why there is none.
-pub type Opened = Result<Box<dyn VirtioDevice>, Box<dyn Error + Send + Sync>>;
-
-/// The guest that a device is for, as far as rules of devices look at it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GuestLimits {
-    /// Its memory in bytes.
-    pub mem: u64,
-}
-
-/// The configuration of a kind of device.
-pub trait DeviceConfig: Clone + Debug + PartialEq + DeserializeOwned + Serialize + Sized {
-    /// Name, keys and help.
-    const KIND: &'static Kind;
-
-    /// Whether such a device is opened after all others. Those that make files empty are: nothing is lost for the want of
-    /// another device, and by then images are locked.
-    const OPENS_LAST: bool = false;
-
-    /// Reads what a text says.
-    fn from_text(values: &KeyValues) -> Result<Self, OptionError> {
-        values.read()
-    }
-
-    /// Texts that say all of it.
-    fn texts(&self) -> Vec<String> {
-        vec![key_values::write(Self::KIND, self)]
-    }
-
-    /// Takes what another text says about the same device, where texts add up; otherwise returns it.
-    fn join(&mut self, other: Self) -> Result<(), Self> {
-        Err(other)
-    }
-
-    /// The files of the host that it uses.
-    fn files(&self) -> Vec<PathBuf> {
-        Vec::new()
-    }
-
-    /// Whether a guest can have such a device, as far as that can be told without the host.
-    fn check(&self, _guest: GuestLimits) -> Checked {
-        Ok(())
-    }
-
-    /// Whether a guest can have this device beside another one of its kind; if not, what both do wrong.
-    fn check_beside(&self, _other: &Self) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// Makes the device, with all that it needs of the host.
-    fn open(&self) -> Opened;
-}
 
 /// Why a guest cannot have such devices.
 #[derive(Debug, Error)]

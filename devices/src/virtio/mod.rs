@@ -1,12 +1,13 @@
 //! virtio devices (Virtual I/O Device (VIRTIO) specification 1.2), apart from the transport that guests reach them by.
 //!
-//! A device is a file with a [`config::DeviceConfig`] and a line in [`config`]. It has two sides. The [`VirtioDevice`] answers
+//! A device is a file with a [`DeviceConfig`] and a line in [`config`]. It has two sides. The [`VirtioDevice`] answers
 //! for features and configuration space, in the threads of vCPUs, and never waits. Its [`Worker`]s own the
 //! virtqueues while the driver runs; a [`runner::Runner`] drives each in an event loop: the main thread's, or
 //! one of its own. Transport and runners talk by messages, so nothing of a device is shared but what it shares itself.
 
 pub mod chain;
 pub mod config;
+mod device_config;
 pub mod interrupt;
 pub mod queue;
 pub mod rate;
@@ -28,8 +29,8 @@ use std::ops::Range;
 use event_manager::{EventOps, Events};
 
 use crate::console::ConsoleOutput;
-pub use config::{Checked, DeviceConfig, GuestLimits, Opened, VirtioConfig};
-use console::ConsoleHandle;
+use console::handle::ConsoleHandle;
+pub use device_config::{Checked, DeviceConfig, GuestLimits, Opened};
 use interrupt::Interrupt;
 use queue::{Fault, Queues};
 

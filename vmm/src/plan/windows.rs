@@ -2,7 +2,7 @@
 
 use carpel_arch::map::MemoryMap;
 use carpel_arch::{Device, DeviceKind, Place};
-use carpel_devices::virtio::VirtioConfig;
+use carpel_devices::virtio::config::VirtioConfig;
 
 use super::error::PlanError;
 use crate::config::Config;

@@ -4,7 +4,7 @@
 //! guest prints on either goes to the same place, and the monitor hands input to the one that the guest uses.
 
 mod control;
-mod handle;
+pub(super) mod handle;
 mod port;
 #[cfg(test)]
 mod tests;

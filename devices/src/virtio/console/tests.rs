@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::virtio::VirtioConfig;
+use crate::virtio::config::VirtioConfig;
 use crate::virtio::config::make;
 use crate::virtio::testing::{BUFFERS, Guest, NEXT, WRITE, register};
 

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::sync::LazyLock;
 
-use carpel_devices::virtio::{VirtioConfig, VirtioDevice};
+use carpel_devices::virtio::VirtioDevice;
+use carpel_devices::virtio::config::VirtioConfig;
 
 use super::Driver;
 use super::net::{self, Host};
