@@ -5,7 +5,8 @@
 use carpel_arch::x86_64::cpu::CpuModel;
 use carpel_devices::key_values::KeyValues;
 use carpel_devices::units;
-use carpel_devices::virtio::config::{self, GuestLimits, KINDS, VirtioConfig};
+use carpel_devices::virtio::GuestLimits;
+use carpel_devices::virtio::config::{self, KINDS, VirtioConfig};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
