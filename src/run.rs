@@ -96,18 +96,18 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
     let (config, places) = understood?;
     // As early as may be: a parent that ends before it is known is missed.
     let parent = parent(&config, args)?;
+    let reports = if args.dry_run { None } else { Some(places.open()?) };
+    if !args.command.is_empty() {
+        bail!("Running a COMMAND in the guest is not built yet");
+    }
     let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
     let watch = Watch::new(&config.run, Arc::clone(&shutdown))?;
     let plan_for =
         |files: &Files| -> Result<_> { Ok(Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?)) };
-    if args.dry_run {
+    let Some(reports) = reports else {
         let plan = plan_for(&Files::open(&config)?)?;
         return Ok(Ready::Plan(Box::new(config), plan));
-    }
-    let reports = places.open()?;
-    if !args.command.is_empty() {
-        bail!("Running a COMMAND in the guest is not built yet");
-    }
+    };
     // Before any file is opened: that may wait for the host.
     let guard =
         Guard::start(Arc::clone(&shutdown), config.run.timeout).context("Cannot watch over the end of the run")?;
