@@ -25,7 +25,7 @@
 
 use crate::bus::BusDevice;
 use crate::console::{ConsolePort, Intake, Output};
-use crate::interrupt::IrqLine;
+use crate::interrupt::InterruptSink;
 use crate::legacy::receiver::Receiver;
 use crate::legacy::{answer_word, primecell_id, word};
 use std::io::{self, Write};
@@ -65,7 +65,7 @@ const FIFO: usize = 32;
 
 /// The UART.
 pub struct Pl011 {
-    irq: IrqLine,
+    irq: Box<dyn InterruptSink>,
     output: Output,
     receiver: Receiver,
     raw: u32,
@@ -81,11 +81,11 @@ impl Pl011 {
 
     /// A port that interrupts by `irq` and transmits to `output`, one write and flush for each byte. A byte that
     /// `output` does not take, or whose write a signal interrupts, is lost. The error is that of creating an eventfd.
-    pub fn new(irq: IrqLine, output: Box<dyn Write + Send>) -> io::Result<Self> {
+    pub fn new(irq: impl InterruptSink + 'static, output: Box<dyn Write + Send>) -> io::Result<Self> {
         let mut stored = [0; STORED_COUNT];
         stored[((CONTROL - STORED) / 4) as usize] = CONTROL_RESET;
         Ok(Self {
-            irq,
+            irq: Box::new(irq),
             output: Output(output),
             receiver: Receiver::default(),
             raw: 0,
@@ -242,6 +242,7 @@ impl BusDevice for Pl011 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interrupt::IrqLine;
     use std::sync::Mutex;
 
     const LINE_CONTROL: u64 = 0x2C;

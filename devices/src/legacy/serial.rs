@@ -23,7 +23,7 @@
 
 use crate::bus::BusDevice;
 use crate::console::{ConsolePort, Intake, Output};
-use crate::interrupt::IrqLine;
+use crate::interrupt::InterruptSink;
 use crate::legacy::answer_byte;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -53,9 +53,9 @@ impl Serial {
     /// A port that interrupts by `irq` and transmits to `output`, one write and flush for each byte. A byte that
     /// `output` does not take, or whose write a signal interrupts, is lost, as on a line with nobody at the other end.
     /// The error is that of creating an eventfd.
-    pub fn new(irq: IrqLine, output: Box<dyn Write + Send>) -> io::Result<Self> {
+    pub fn new(irq: impl InterruptSink + 'static, output: Box<dyn Write + Send>) -> io::Result<Self> {
         Ok(Self {
-            uart: Uart::new(irq, Box::new(Output(output))),
+            uart: Uart::new(Box::new(irq), Box::new(Output(output))),
             probed: false,
             intake: Intake::new()?,
             output_failed: false,
@@ -151,6 +151,7 @@ mod tests {
     use super::uart::{DATA_READY, DIVISOR_LATCH_ACCESS, LOOPBACK};
     use super::*;
     use crate::console::POLLS_WHEN_WAITING;
+    use crate::interrupt::IrqLine;
     use std::sync::Mutex;
 
     const DATA: u64 = super::DATA as u64;

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 
-use crate::interrupt::IrqLine;
+use crate::interrupt::InterruptSink;
 use crate::legacy::receiver::Receiver;
 
 pub const DATA: u8 = 0;
@@ -69,7 +69,7 @@ pub const FIFO_SIZE: usize = 64;
 
 /// A 16550A.
 pub struct Uart {
-    irq: IrqLine,
+    irq: Box<dyn InterruptSink>,
     output: Box<dyn Write + Send>,
     receiver: Receiver,
     /// What the chip received of itself, in loopback. It comes before what was received of the line.
@@ -91,7 +91,7 @@ pub struct Uart {
 
 impl Uart {
     /// A chip after reset, that interrupts by `irq` and transmits to `output`, one write and flush for each byte.
-    pub fn new(irq: IrqLine, output: Box<dyn Write + Send>) -> Self {
+    pub fn new(irq: Box<dyn InterruptSink>, output: Box<dyn Write + Send>) -> Self {
         Self {
             irq,
             output,
@@ -307,10 +307,11 @@ impl Uart {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interrupt::IrqLine;
 
     fn uart() -> (Uart, IrqLine) {
         let irq = IrqLine::new().unwrap();
-        (Uart::new(irq.clone(), Box::new(io::sink())), irq)
+        (Uart::new(Box::new(irq.clone()), Box::new(io::sink())), irq)
     }
 
     /// The edges since the last call.
