@@ -7,6 +7,8 @@
 
 pub mod chain;
 pub mod config;
+#[cfg(any(test, feature = "testing"))]
+pub mod driver;
 pub mod interrupt;
 pub mod queue;
 pub mod rate;

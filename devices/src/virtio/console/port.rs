@@ -223,9 +223,12 @@ impl Port {
         self.sending = None;
     }
 
-    /// Forgets what the driver has not taken.
+    /// Keeps what the driver has not taken: for whichever port the console's input goes to next, else for this one.
     pub(super) fn stop_receiving(&mut self) {
-        self.received.clear();
+        if let Link::Console { handle, .. } = &self.link {
+            handle.put_back(&self.received);
+            self.received.clear();
+        }
     }
 }
 

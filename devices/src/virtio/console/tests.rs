@@ -169,6 +169,34 @@ fn input_is_taken_once_the_guest_prints_and_no_more_than_it_can_hold() {
 }
 
 #[test]
+fn input_that_the_driver_has_not_read_outlasts_it() {
+    let screen = Screen::with_room(SCREEN);
+    let (mut guest, handle) = guest(&[], &screen);
+    // By a reset, and by closing the port.
+    for ends in [|guest: &mut Guest| guest.write(register::STATUS, 0), |guest: &mut Guest| tell(guest, 0, OPEN, 0)] {
+        start(&mut guest);
+        send(&mut guest, 1, b"login:");
+        assert_eq!(handle.input(b"typed "), 6);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(handle.input(b"early"), 5);
+        assert!(handle.take_back().is_empty(), "it is the guest's");
+        ends(&mut guest);
+        guest.wait(|_| !handle.is_used());
+        assert_eq!(handle.take_back(), b"typed early");
+        guest.write(register::STATUS, 0);
+    }
+    // Nobody took it back.
+    start(&mut guest);
+    send(&mut guest, 1, b"login:");
+    handle.input(b"typed");
+    guest.write(register::STATUS, 0);
+    start(&mut guest);
+    offer_room(&mut guest, 0, 1);
+    send(&mut guest, 1, b"login:");
+    assert_eq!(received(&mut guest, 0), b"typed");
+}
+
+#[test]
 fn a_full_screen_holds_the_guest_back_and_nothing_else() {
     let screen = Screen::with_room(3);
     let (mut guest, _) = guest(&[], &screen);
@@ -255,6 +283,24 @@ fn ports_have_names_and_ends_of_their_own() {
     assert_eq!(answer, *b"answer");
     drop(client);
     assert_eq!(received(&mut guest, 2), message(2, OPEN, 0));
+}
+
+#[test]
+fn what_a_client_sent_outlasts_a_reset() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let (mut guest, _) = guest(&[&format!("name=agent,socket={}", socket.display())], &Screen::with_room(SCREEN));
+    guest.start();
+    tell(&mut guest, 1, OPEN, 1);
+    let mut client = UnixStream::connect(&socket).unwrap();
+    client.write_all(b"question").unwrap();
+    // Time for the port to take it, for which the driver has no room.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    guest.write(register::STATUS, 0);
+    guest.start();
+    offer_room(&mut guest, 4, 4);
+    tell(&mut guest, 1, OPEN, 1);
+    assert_eq!(received(&mut guest, 4), b"question");
 }
 
 #[test]

@@ -147,6 +147,7 @@ impl ConsoleWorker {
         let Some(port) = self.ports.get_mut(number) else { return Ok(()) };
         port.open = open;
         if number == 0 && !open {
+            port.stop_receiving();
             self.handle.set_used(false);
         }
         self.receive(number, queues)
