@@ -13,8 +13,10 @@ pub struct Architecture {
     pub host: &'static str,
     /// Rust's target whose binaries run in its hosts.
     pub target: &'static str,
-    /// QEMU's program and arguments that emulate a machine with virtualization extensions.
-    pub qemu: &'static [&'static str],
+    /// What emulates a machine of it with virtualization extensions.
+    pub emulator: Emulator,
+    /// What the distribution calls its cross compiler and the C library for that.
+    pub cross: &'static [&'static str],
     /// Kernel command line of the emulated host.
     pub append: &'static str,
     /// Kernel parameters of its guests.
@@ -27,27 +29,53 @@ pub struct Architecture {
     pub image: (&'static str, &'static str),
 }
 
-/// x86-64. TCG emulates AMD's SVM, so the host has a real `kvm_amd`. Its nested paging stays off: with it, QEMU 7.2 loses the memory
-/// of the host or of the guest soon after a guest's second vCPU has started (docs/testing.md).
+/// QEMU for an architecture.
+#[derive(Clone, Copy, Debug)]
+pub struct Emulator {
+    /// The package that has it.
+    pub package: &'static str,
+    /// Its program.
+    pub program: &'static str,
+    /// Its arguments for a machine that can run guests, but for the CPU.
+    pub machine: &'static [&'static str],
+    /// The CPU that it emulates.
+    pub cpu: &'static str,
+    /// The CPU where QEMU is older than [`SOUND_NESTED_PAGING`].
+    pub cpu_of_old: &'static str,
+}
+
+/// First major version of QEMU whose emulation of SVM's nested paging runs guests of several vCPUs. Older ones lose the memory of the
+/// host or of the guest soon after a guest's second vCPU has started, and from this one on, guests no longer run without nested paging
+/// (docs/testing.md).
+pub const SOUND_NESTED_PAGING: u32 = 10;
+
+/// x86-64. TCG emulates AMD's SVM, so the host has a real `kvm_amd`.
 pub const X86_64: Architecture = Architecture {
     name: "x86_64",
     package: "amd64",
     host: "x86_64",
     target: "x86_64-unknown-linux-gnu",
-    qemu: &["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "EPYC,-npt", "-smp", "2", "-m", "2000"],
+    emulator: Emulator {
+        package: "qemu-system-x86",
+        program: "qemu-system-x86_64",
+        machine: &["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2000"],
+        cpu: "EPYC",
+        cpu_of_old: "EPYC,-npt",
+    },
+    cross: &["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"],
     append: "console=ttyS0 panic=-1 mitigations=off quiet",
     guest_append: "console=ttyS0 panic=-1",
-    modules: &["kvm_amd", "tun"],
+    modules: &["virtio_pci", "virtio_console", "kvm_amd", "tun"],
     kvm_flags: &["vmx", "svm"],
     image: ("bzImage", "arch/x86/boot/bzImage"),
 };
 
-/// x86-64 with nested paging, as real hosts have it: for measurements of guests with one vCPU. A shadowing KVM leaves the guest several
-/// times as often.
+/// x86-64 with nested paging whatever QEMU's version, as real hosts have it: for measurements of guests with one vCPU. A shadowing KVM
+/// leaves the guest several times as often.
 pub const X86_64_NESTED_PAGING: Architecture = Architecture {
     host: "x86_64-nested-paging",
-    qemu: &["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "EPYC", "-smp", "2", "-m", "2000"],
-    modules: &["kvm_amd", "tun", "vhost_vsock"],
+    emulator: Emulator { cpu_of_old: "EPYC", ..X86_64.emulator },
+    modules: &["virtio_pci", "virtio_console", "kvm_amd", "tun", "vhost_vsock"],
     ..X86_64
 };
 
@@ -58,22 +86,26 @@ pub const AARCH64: Architecture = Architecture {
     package: "arm64",
     host: "aarch64-gicv3",
     target: "aarch64-unknown-linux-gnu",
-    qemu: &[
-        "qemu-system-aarch64",
-        "-M",
-        "virt,virtualization=on,gic-version=3",
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        "-smp",
-        "2",
-        "-m",
-        "1500",
-    ],
+    emulator: Emulator {
+        package: "qemu-system-arm",
+        program: "qemu-system-aarch64",
+        machine: &[
+            "-M",
+            "virt,virtualization=on,gic-version=3",
+            "-accel",
+            "tcg,thread=multi",
+            "-smp",
+            "2",
+            "-m",
+            "1500",
+        ],
+        cpu: "max",
+        cpu_of_old: "max",
+    },
+    cross: &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
     append: "console=ttyAMA0 panic=-1 quiet kvm-arm.mode=nvhe",
     guest_append: "quiet",
-    modules: &["tun"],
+    modules: &["virtio_pci", "virtio_console", "tun"],
     kvm_flags: &[],
     image: ("Image", "arch/arm64/boot/Image"),
 };
@@ -81,19 +113,19 @@ pub const AARCH64: Architecture = Architecture {
 /// aarch64 with a GICv2, which is all that its KVM can emulate then.
 pub const AARCH64_GICV2: Architecture = Architecture {
     host: "aarch64-gicv2",
-    qemu: &[
-        "qemu-system-aarch64",
-        "-M",
-        "virt,virtualization=on,gic-version=2",
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        "-smp",
-        "2",
-        "-m",
-        "1500",
-    ],
+    emulator: Emulator {
+        machine: &[
+            "-M",
+            "virt,virtualization=on,gic-version=2",
+            "-accel",
+            "tcg,thread=multi",
+            "-smp",
+            "2",
+            "-m",
+            "1500",
+        ],
+        ..AARCH64.emulator
+    },
     ..AARCH64
 };
 

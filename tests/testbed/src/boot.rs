@@ -132,7 +132,8 @@ fn carpel(arguments: &str) -> String {
     format!("exec ./carpel run {arguments}")
 }
 
-fn ended_with(output: &Output, status: i32) -> Result<()> {
+/// The script ended with this status.
+pub(crate) fn ended_with(output: &Output, status: i32) -> Result<()> {
     ensure!(output.status == status, "Its exit status is {}, not {status}", output.status);
     Ok(())
 }

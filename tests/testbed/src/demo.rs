@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::arch;
 use crate::guest::write_initrd;
-use crate::host::{Echo, Host, Output, Step};
+use crate::host::{Echo, Host, Origin, Output, Step};
 use crate::kernel::StockKernel;
 use crate::packages::busybox;
 use crate::say::{heading, seconds};
@@ -18,13 +18,13 @@ const COMMANDS: [&str; 6] =
 const LIMIT: Duration = Duration::from_mins(2);
 
 /// Runs it, and prints the guest's own output and the times.
-pub fn run(verbose: bool) -> Result<()> {
+pub fn run(verbose: bool, qemu: Option<Origin>) -> Result<()> {
     let started = Instant::now();
     let arch = arch::native()?;
     heading("carpel, built for release");
     let carpel = workspace::carpel(arch)?;
     heading("A kernel, an initrd and a host");
-    let mut host = Host::choose(arch, if verbose { Echo::Everything } else { Echo::Steps })?;
+    let mut host = Host::choose(arch, if verbose { Echo::Everything } else { Echo::Steps }, qemu)?;
     let stock = StockKernel::obtain(arch)?;
     println!("   guest: the stock kernel {} and busybox", stock.release);
     let scratch = tempfile::tempdir().context("Creating a directory for the initrd")?;
@@ -51,6 +51,7 @@ pub fn run(verbose: bool) -> Result<()> {
 const TYPIST: &str = r#"
 now() { cut -d' ' -f1 /proc/uptime; }
 mkfifo typed
+: >shown
 begin=$(now)
 ./carpel run -k bzImage -i guest.cpio -m 512M -c 2 -a 'console=ttyS0 quiet finish=shell' <typed >shown 2>&1 &
 carpel=$!

@@ -7,8 +7,8 @@ use anyhow::{Result, bail, ensure};
 use crate::arch::{self, AARCH64, AARCH64_GICV2, Architecture};
 use crate::boot::{self, Files};
 use crate::command::run as run_command;
-use crate::host::{Echo, Host, Step};
-use crate::packages::install_tools;
+use crate::host::{Echo, Host, Origin, Step};
+use crate::packages::{KERNEL_BUILD, TESTS, install};
 use crate::say::{heading, seconds};
 use crate::workspace::cargo;
 
@@ -46,6 +46,8 @@ pub struct Wanted {
     pub full: bool,
     /// Only the boot tests whose names contain this.
     pub only: Option<String>,
+    /// The QEMU of the emulated x86-64 host, where it is not to be the best one.
+    pub qemu: Option<Origin>,
     /// Show all that hosts and guests print.
     pub verbose: bool,
 }
@@ -73,7 +75,7 @@ pub fn run(wanted: &Wanted) -> Result<()> {
 }
 
 fn workspace_checks(tally: &mut Tally) {
-    tally.section("packages", install_tools);
+    tally.section("packages", || install(&[TESTS, KERNEL_BUILD, AARCH64.cross].concat()));
     tally.section("formatting", || run_command(cargo().args(["fmt", "--all", "--check"])));
     tally.section("clippy", || {
         run_command(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
@@ -120,7 +122,7 @@ fn run_steps<T>(
     if steps.is_empty() {
         return Ok(false);
     }
-    let mut host = Host::choose(arch, if wanted.verbose { Echo::Everything } else { Echo::Nothing })?;
+    let mut host = Host::choose(arch, if wanted.verbose { Echo::Everything } else { Echo::Nothing }, wanted.qemu)?;
     let _prepared = prepare(&mut host)?;
     for outcome in host.run(&steps)? {
         // The host has printed each outcome as it came.
@@ -129,6 +131,6 @@ fn run_steps<T>(
             Err(_) => tally.failed.push(outcome.name),
         }
     }
-    println!("   {} host boots, {} of them lost and retried", host.boots(), host.lost());
+    println!("   {} host boots, {} of them lost and retried", host.boots(), host.lost().len());
     Ok(true)
 }
