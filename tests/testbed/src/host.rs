@@ -13,7 +13,7 @@ mod watch;
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -283,16 +283,18 @@ impl Host {
 
 /// Why a guest Linux cannot run on this machine's own /dev/kvm; none if it can.
 fn why_not_this_machine(arch: &Architecture) -> Option<String> {
-    if !arch.is_native() {
-        return Some(format!("this machine is {}", std::env::consts::ARCH));
-    }
-    if let Err(err) = File::options().read(true).write(true).open("/dev/kvm") {
+    let kvm = || File::options().read(true).write(true).open("/dev/kvm").map(drop);
+    let cpuinfo = || fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    arch.why_not_this_machine().or_else(|| why_not_this_kvm(arch, kvm(), &cpuinfo()))
+}
+
+fn why_not_this_kvm(arch: &Architecture, kvm: io::Result<()>, cpuinfo: &str) -> Option<String> {
+    if let Err(err) = kvm {
         return Some(format!("this machine's /dev/kvm does not open ({err})"));
     }
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     let runs_guests = flags.split_whitespace().any(|flag| arch.kvm_flags.contains(&flag));
-    (!runs_guests)
+    (!runs_guests && !arch.kvm_flags.is_empty())
         .then(|| format!("this machine's CPU shows none of {}: its /dev/kvm is software", arch.kvm_flags.join(", ")))
 }
 
@@ -397,6 +399,18 @@ mod tests {
         let expected = "its kernel said \"watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [vcpu0]\"";
         assert!(host.lost()[0].ends_with(expected), "{:?}", host.lost());
         assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_kvm_is_software_only_where_its_processor_could_say_so_and_does_not() {
+        let (pc, arm) = (&crate::arch::X86_64, &crate::arch::AARCH64);
+        let flags = |flag: &str| format!("model name\t: x\nflags\t\t: fpu {flag} sse\n");
+        assert_eq!(why_not_this_kvm(pc, Ok(()), &flags("svm")), None);
+        assert!(why_not_this_kvm(pc, Ok(()), &flags("de")).unwrap().contains("none of vmx, svm"));
+        assert_eq!(why_not_this_kvm(arm, Ok(()), "Features\t: fp asimd\n"), None);
+        let missing = || Err(io::Error::from(io::ErrorKind::NotFound));
+        assert!(why_not_this_kvm(arm, missing(), "").unwrap().contains("does not open"));
+        assert!(why_not_this_kvm(pc, missing(), &flags("svm")).unwrap().contains("does not open"));
     }
 
     #[test]

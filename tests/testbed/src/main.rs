@@ -1,5 +1,6 @@
 //! The commands behind `cargo demo`, `cargo verify` and `cargo bench-vm`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use carpel_testbed::bench::{self, Part};
@@ -17,6 +18,9 @@ enum Cli {
         /// The emulated host's QEMU: this machine's own, or a newer one of its release's backports. Without this, the better one
         #[arg(long)]
         qemu: Option<Origin>,
+        /// Use carpel, kernel and initrd that an earlier run left in DIR
+        #[arg(long, value_name = "DIR")]
+        prepared: Option<PathBuf>,
         /// Show the host's own console too
         #[arg(short, long)]
         verbose: bool,
@@ -55,7 +59,7 @@ enum Cli {
 
 fn main() -> ExitCode {
     let result = match Cli::parse() {
-        Cli::Demo { qemu, verbose } => demo::run(verbose, qemu),
+        Cli::Demo { qemu, prepared, verbose } => demo::run(&demo::Wanted { qemu, prepared, verbose }),
         Cli::Hosts { boots } => hosts::run(boots),
         Cli::Bench { only, runs } => bench::run(&bench::Wanted { only, runs }),
         Cli::Verify { full, only, qemu, verbose } => verify::run(&Wanted { full, only, qemu, verbose }),
