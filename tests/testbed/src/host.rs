@@ -102,6 +102,11 @@ impl Host {
         Self::emulated(arch, echo, asked)
     }
 
+    /// Whether hosts of this kind are emulated on this machine.
+    pub fn needs_emulation(arch: &Architecture) -> bool {
+        why_not_this_machine(arch).is_some()
+    }
+
     /// An emulated host, also where this machine could do.
     pub fn emulated(arch: &'static Architecture, echo: Echo, asked: Option<Origin>) -> Result<Self> {
         Ok(Self { emulated: Some(Emulated::obtain(arch, asked)?), ..Self::direct(arch, echo) })
@@ -113,7 +118,7 @@ impl Host {
     }
 
     /// What its logs are called by: its architecture, and what it is emulated by where there are several.
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         let kind = self.emulated.as_ref().and_then(Emulated::kind).map_or(String::new(), |kind| format!("-{kind}"));
         format!("{}{kind}", self.arch.host)
     }

@@ -76,8 +76,9 @@ fn build(arch: &Architecture, fragment: &Path, directory: &Path) -> Result<()> {
 
 fn make(arch: &Architecture, source: &Path) -> Command {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut make = Command::new("make");
-    make.current_dir(source).arg(format!("-j{jobs}")).arg(format!("ARCH={}", arch.name));
+    // It is built beside tests, which have limits of time.
+    let mut make = Command::new("nice");
+    make.arg("make").current_dir(source).arg(format!("-j{jobs}")).arg(format!("ARCH={}", arch.name));
     if !arch.is_native() {
         make.arg(format!("CROSS_COMPILE={}", compiler(arch.name, "")));
     }

@@ -35,7 +35,7 @@ impl Qemu {
     pub fn obtain(arch: &Architecture, asked: Option<Origin>) -> Result<Self> {
         let emulator = &arch.emulator;
         // A CPU that is the same for every version needs no particular one.
-        if emulator.cpu == emulator.cpu_of_old && asked.is_none() {
+        if emulator.cpu == emulator.cpu_of_old {
             return Self::installed(emulator);
         }
         match asked {
