@@ -29,7 +29,7 @@ use process::{Line, NoLine, Process};
 pub use qemu::{Origin, Qemu};
 pub use step::{Check, Outcome, Output, Step};
 use transcript::{Event, Transcript};
-use watch::{Loss, Watch};
+use watch::{BEAT, Loss, Watch};
 
 /// Guests in one boot of an emulated host. After dozens of monitors, 3 of 10 hosts stopped (QEMU busy, cause unknown).
 const GUESTS_PER_BOOT: usize = 10;
@@ -160,19 +160,16 @@ impl Host {
         while !todo.is_empty() {
             let before = todo.len();
             let Some(Lost { why, ran }) = self.boot(todo, outcomes)? else { return Ok(()) };
-            let Some(first) = todo.front_mut() else { return Ok(()) };
-            let when = if ran { format!("in {:?}", first.step.name) } else { "before its first step".to_owned() };
-            let lost = format!("{} boot {}, {when}: {why}", self.name(), self.boots);
-            first.losses += usize::from(ran);
-            let repeated = first.losses > REPEATS;
+            let running = todo.front().filter(|_| ran).map(|pending| &pending.step.name);
+            let when = running.map_or_else(|| "while no step ran".to_owned(), |name| format!("in {name:?}"));
+            self.lost.push(format!("{} boot {}, {when}: {why}", self.name(), self.boots));
             futile = if ran || todo.len() < before { 0 } else { futile + 1 };
-            let given_up = if futile == FUTILE_BOOTS { todo.len() } else { usize::from(repeated) };
-            for step in todo.drain(..given_up) {
-                let outcome = step.step.fail(&format!("Its host was lost, and again when this was repeated: {why}"));
+            let given_up = if futile == FUTILE_BOOTS { todo.len() } else { usize::from(ran && repeated(todo)) };
+            for Pending { step, .. } in todo.drain(..given_up) {
+                let outcome = step.fail(&format!("Its host was lost, and again when this was repeated: {why}"));
                 println!("{}", outcome.line());
                 outcomes.push(outcome);
             }
-            self.lost.push(lost);
             self.tell_loss(todo.len())?;
         }
         Ok(())
@@ -269,7 +266,7 @@ impl Host {
     }
 
     fn show(&self, task: &Task, needed: Echo, line: &str) {
-        if !line.is_empty() && (self.echo == Echo::Everything || self.echo == needed) {
+        if !line.is_empty() && !line.contains(BEAT) && (self.echo == Echo::Everything || self.echo == needed) {
             task.line(&format!("   | {line}"));
         }
     }
@@ -301,6 +298,14 @@ fn why_not_this_kvm(arch: &Architecture, kvm: io::Result<()>, cpuinfo: &str) -> 
     let runs_guests = flags.split_whitespace().any(|flag| arch.kvm_flags.contains(&flag));
     (!runs_guests && !arch.kvm_flags.is_empty())
         .then(|| format!("this machine's CPU shows none of {}: its /dev/kvm is software", arch.kvm_flags.join(", ")))
+}
+
+/// Counts that a host was lost in the first step; whether that was its last chance.
+fn repeated(todo: &mut VecDeque<Pending>) -> bool {
+    todo.front_mut().is_some_and(|step| {
+        step.losses += 1;
+        step.losses > REPEATS
+    })
 }
 
 /// Consecutive steps that share a boot.
