@@ -6,7 +6,7 @@ mod parts;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -18,6 +18,9 @@ use crate::packages::{self, KERNEL_BUILD, TESTS, install};
 use crate::say::{heading, seconds};
 use crate::workspace::{self, cargo};
 use parts::{Part, Parts};
+
+/// What a run that is not full may take on two quiet cores with an empty cache.
+const BUDGET: Duration = Duration::from_mins(45);
 
 /// How many checks passed, the names of those that did not, the hosts that were lost on the way, and the time that it took.
 #[derive(Default)]
@@ -82,7 +85,11 @@ pub fn run(wanted: &Wanted) -> Result<()> {
         tally.count("boot tests", Err(err));
     }
 
-    heading(format!("verify: {}", seconds(started.elapsed())));
+    let took = started.elapsed();
+    heading(format!("verify: {}", seconds(took)));
+    if took > BUDGET && !wanted.full {
+        println!("   over its budget of {} minutes", BUDGET.as_secs() / 60);
+    }
     println!("{}", tally.parts.table());
     println!("{} host boots, {} of them lost", tally.boots, tally.lost.len());
     for lost in &tally.lost {

@@ -41,10 +41,7 @@ impl Qemu {
         match asked {
             Some(Origin::Installed) => Self::installed(emulator),
             Some(Origin::Fetched) => Self::fetched(emulator),
-            None if is_sound(installed_version(emulator).as_deref()) => Self::installed(emulator),
-            None if is_sound(candidate(emulator.package).ok().map(|package| package.version).as_deref()) => {
-                Self::installed(emulator)
-            }
+            None if has_sound(emulator) => Self::installed(emulator),
             None => Self::fetched(emulator).or_else(|err| {
                 println!("   no newer QEMU can be fetched: {err:#}");
                 Self::installed(emulator)
@@ -55,8 +52,7 @@ impl Qemu {
     /// Those that a run of everything uses: this machine's own, and the fetched one where that differs.
     pub fn all(arch: &Architecture) -> &'static [Origin] {
         let emulator = &arch.emulator;
-        let is_old = !is_sound(installed_version(emulator).as_deref());
-        let both = emulator.cpu != emulator.cpu_of_old && is_old;
+        let both = emulator.cpu != emulator.cpu_of_old && !has_sound(emulator);
         if both { &[Origin::Fetched, Origin::Installed] } else { &[Origin::Installed] }
     }
 
@@ -123,6 +119,12 @@ fn installed_version(emulator: &Emulator) -> Option<String> {
     let text = output(Command::new(emulator.program).arg("--version")).ok()?;
     let version = text.lines().next()?.strip_prefix("QEMU emulator version ")?;
     version.split(' ').next().map(str::to_owned)
+}
+
+/// Whether this machine has a sound one, or would if its release's were installed.
+fn has_sound(emulator: &Emulator) -> bool {
+    let own = installed_version(emulator).or_else(|| Some(candidate(emulator.package).ok()?.version));
+    is_sound(own.as_deref())
 }
 
 /// Whether it emulates nested paging as it should. A package's version may start with an epoch.
