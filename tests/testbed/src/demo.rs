@@ -29,7 +29,7 @@ const FILES: [&str; 3] = ["carpel", "kernel", "initrd"];
 
 /// How to show it.
 pub struct Wanted {
-    /// The QEMU of the emulated host, where it is not to be the best one.
+    /// The QEMU of the emulated host, where it is not to be the usual one.
     pub qemu: Option<Origin>,
     /// What an earlier run left, in this directory, instead of getting it anew.
     pub prepared: Option<PathBuf>,

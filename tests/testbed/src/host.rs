@@ -92,7 +92,7 @@ struct Lost {
 
 impl Host {
     /// Chooses between this machine and an emulated one, and says in a line each which, and by which QEMU: the one that is `asked` for,
-    /// else the best that there is.
+    /// else the usual one.
     pub fn choose(arch: &'static Architecture, echo: Echo, asked: Option<Origin>) -> Result<Self> {
         let Some(reason) = why_not_this_machine(arch) else {
             println!("   host: this machine, for its /dev/kvm can run an unmodified Linux");

@@ -15,7 +15,7 @@ use clap::Parser;
 enum Cli {
     /// Boot the distribution's stock kernel under carpel and type into its shell
     Demo {
-        /// The emulated host's QEMU: this machine's own, or a newer one of its release's backports. Without this, the better one
+        /// The emulated x86-64 host's QEMU: this machine's own, which is used without this, or a newer one of its release's backports
         #[arg(long)]
         qemu: Option<Origin>,
         /// Use carpel, kernel and initrd that an earlier run left in DIR
@@ -33,7 +33,7 @@ enum Cli {
         /// Only the boot tests whose names contain TEXT
         #[arg(long, value_name = "TEXT")]
         only: Option<String>,
-        /// The emulated x86-64 host's QEMU: this machine's own, or a newer one of its release's backports. Without this, the better one
+        /// The emulated x86-64 host's QEMU: this machine's own, which is used without this, or a newer one of its release's backports
         #[arg(long)]
         qemu: Option<Origin>,
         /// Show all that hosts and guests print

@@ -60,7 +60,7 @@ pub struct Wanted {
     pub full: bool,
     /// Only the boot tests whose names contain this.
     pub only: Option<String>,
-    /// The QEMU of the emulated x86-64 host, where it is not to be the best one.
+    /// The QEMU of the emulated x86-64 host, where it is not to be the usual one.
     pub qemu: Option<Origin>,
     /// Show all that hosts and guests print.
     pub verbose: bool,
