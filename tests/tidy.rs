@@ -146,7 +146,7 @@ fn examples_of_the_readme_are_taken() {
         let arguments = example.strip_prefix("carpel ").unwrap();
         let mut script = format!("exec {bin} {arguments}");
         if arguments.starts_with("run ") {
-            for name in ["/boot/vmlinuz-6.1.0-cloud-amd64", "bzImage", "vmlinux"] {
+            for name in ["/boot/vmlinuz-6.1.0-cloud-amd64", "bzImage", "vmlinux", "kernel"] {
                 script = script.replace(&format!("-k {name}"), &format!("-k {}", kernel.display()));
             }
             script = script.replace("initrd.img", "initrd").replace(" --dry-run", "") + " --dry-run";
