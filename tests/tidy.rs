@@ -154,6 +154,7 @@ fn examples_of_the_readme_are_taken() {
         let output = Command::new("sh").args(["-c", &script]).current_dir(scratch.path()).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         let taken = output.status.success() && !output.stdout.is_empty();
-        assert!(taken || example == "carpel doctor", "{example}: {stderr}");
+        let elsewhere = std::env::consts::ARCH != "x86_64" && stderr.contains("on x86_64 only");
+        assert!(taken || elsewhere || example == "carpel doctor", "{example}: {stderr}");
     }
 }
