@@ -20,7 +20,7 @@ use carpel_vmm::run::{ConsoleState, Facts};
 use carpel_vmm::terminal::RawTerminal;
 use carpel_vmm::threads::ExitCounts;
 use carpel_vmm::virtio::{self, Window};
-use carpel_vmm::watch::Watch;
+use carpel_vmm::watch::Judge;
 
 use crate::cli::{FAILURE, RunArgs, USAGE_ERROR};
 use crate::config;
@@ -60,7 +60,7 @@ struct Prepared {
     files: Files,
     devices: Vec<Box<dyn VirtioDevice>>,
     limits: Limits,
-    watch: Watch,
+    judge: Arc<Judge>,
     endpoint: Endpoint,
     report: Option<Report>,
     shutdown: Arc<Shutdown>,
@@ -78,7 +78,7 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
     let files = Files::open(&config)?;
     let plan = Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?);
     let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
-    let watch = Watch::new(&limits, Arc::clone(&shutdown))?;
+    let judge = Arc::new(Judge::new(&limits, Arc::clone(&shutdown))?);
     let open_console = |target: &Target| target.open("The console").context("Cannot connect the console");
     let (devices, endpoint, report) = if args.dry_run {
         (Vec::new(), open_console(&Target::Null)?, None)
@@ -86,27 +86,30 @@ fn prepare(args: &RunArgs) -> Result<Prepared> {
         let report = args.report.as_deref().map(Report::open).transpose()?;
         (virtio::open(&config)?, open_console(&target)?, report)
     };
-    Ok(Prepared { config, plan, files, devices, limits, watch, endpoint, report, shutdown })
+    Ok(Prepared { config, plan, files, devices, limits, judge, endpoint, report, shutdown })
 }
 
 impl Prepared {
     /// Runs the guest, then tells and reports how it ended: also where no guest came to run.
     fn boot(self) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
-        let console = Console::new(output, self.watch, Arc::clone(&self.shutdown));
-        let facts = run_guest(&self.plan, &self.files, self.devices, &console, input, &self.limits, &self.shutdown);
+        let console = Console::new(output, Arc::clone(&self.judge), Arc::clone(&self.shutdown));
+        let judged = Judged { console, judge: self.judge, shutdown: self.shutdown };
+        let facts = run_guest(&self.plan, &self.files, self.devices, &judged, input, &self.limits);
         let facts = facts.unwrap_or_else(|error| Facts {
             outcome: Outcome::Failed(output::one_line(error)),
             duration: Duration::ZERO,
             exits: ExitCounts::default(),
             unmapped: 0,
             printed: 0,
+            matched: None,
+            console_tail: Vec::new(),
             map: None,
         });
         if let Some(map) = &facts.map {
             output::dump(map);
         }
-        tell(&facts, self.limits.until.as_deref());
+        tell(&facts);
         if let Some(report) = self.report {
             report.write(&self.config, &self.plan, &facts)?;
         }
@@ -114,17 +117,23 @@ impl Prepared {
     }
 }
 
+/// The console, and what comes of it.
+struct Judged {
+    console: Console,
+    judge: Arc<Judge>,
+    shutdown: Arc<Shutdown>,
+}
+
 /// Builds the machine and runs it. What goes wrong here is the monitor's or the host's fault.
 fn run_guest(
     plan: &Arc<Plan>,
     files: &Files,
     devices: Vec<Box<dyn VirtioDevice>>,
-    console: &Console,
+    judged: &Judged,
     input: Option<Input>,
     limits: &Limits,
-    shutdown: &Arc<Shutdown>,
 ) -> Result<Facts> {
-    let printed = console.printed();
+    let Judged { console, judge, shutdown } = judged;
     let kvm = kvm::open()?;
     let machine = Machine::new(kvm, plan, files, devices, console, shutdown).context("Cannot build the machine")?;
     log::debug!("Booting {} with `{}`", plan.kernel.format.name(), plan.cmdline);
@@ -134,15 +143,13 @@ fn run_guest(
         Some(input) if input.is_stdin() => RawTerminal::enter().context("Cannot set the terminal to raw mode")?,
         _ => None,
     };
-    Ok(machine.run(limits, ConsoleState { printed, input, terminal: raw.is_some() }, shutdown)?)
+    Ok(machine.run(limits, ConsoleState { judge: Arc::clone(judge), input, terminal: raw.is_some() }, shutdown)?)
 }
 
 /// Says how it ended, where the status alone says too little.
-fn tell(facts: &Facts, until: Option<&str>) {
+fn tell(facts: &Facts) {
     if let Some(message) = facts.outcome.message() {
         output::tell(message);
-    } else if let (Some(until), Outcome::PowerOff | Outcome::Reset) = (until, &facts.outcome) {
-        output::complain(format!("The guest ended by itself before its console matched `{until}`"));
     }
     log::debug!("{:?} after {:?}, {:?}", facts.outcome, facts.duration, facts.exits);
 }

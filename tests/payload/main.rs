@@ -16,6 +16,7 @@ mod map;
 mod multiboot;
 mod net;
 mod report;
+mod verdict;
 mod virtio;
 mod virtio_console;
 mod vsock;

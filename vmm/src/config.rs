@@ -101,8 +101,8 @@ pub struct Limits {
     pub watchdog: Option<Duration>,
     /// Regular expression whose match on the console ends the run as a success.
     pub until: Option<String>,
-    /// Regular expression whose match on the console ends the run as a failure.
-    pub fail_on: Option<String>,
+    /// Regular expressions whose match on the console ends the run as a failure.
+    pub fail_on: Vec<String>,
     /// Read the guest's physical and virtual map when it has ended.
     pub dump_map: bool,
 }

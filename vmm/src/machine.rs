@@ -82,7 +82,8 @@ impl Machine {
         let rom = rom(&vm, plan, files)?;
         vcpus.build_on(vm.vcpu_setup(plan, ram.memory()));
         kvm::load(plan, files, ram.memory())?;
-        let (mut buses, serial) = platform::build(&vm, plan, files, Box::new(console.clone()), shutdown)?;
+        let port = console.port(plan.console().and_then(|placed| placed.device.console()).unwrap_or("serial"));
+        let (mut buses, serial) = platform::build(&vm, plan, files, Box::new(port), shutdown)?;
         let view = View {
             map: plan.map.clone(),
             devices: plan.devices.clone(),

@@ -1,9 +1,8 @@
 //! Running a machine to its end: the vCPUs in threads of their own, all else as events of the main thread.
 
 use std::io::{self, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps as _};
@@ -19,10 +18,11 @@ use crate::config::Limits;
 use crate::dump::View;
 use crate::input::{Input, Ports};
 use crate::machine::Machine;
-use crate::outcome::{Outcome, Shutdown};
+use crate::outcome::{Match, Outcome, Shown, Shutdown};
 use crate::terminal;
 use crate::threads::{ExitCounts, ExitStatistics, StartError, VcpuThreads};
 use crate::virtio;
+use crate::watch::Judge;
 
 /// How often vCPUs and the console are looked after.
 const TICK: Duration = Duration::from_millis(250);
@@ -30,6 +30,14 @@ const TICK: Duration = Duration::from_millis(250);
 const HALTED_TICKS: u32 = 2;
 /// After a panic, a kernel that prints nothing for so long has nothing more to say.
 const PANIC_SILENCE: Duration = Duration::from_millis(500);
+/// How long to wait at the end for a reader that is behind before looking again, in milliseconds.
+const DRAIN_WAIT: i32 = 10;
+/// How long readers of the guest's consoles have for what it printed last.
+const DRAIN_PRINTING: Duration = Duration::from_secs(2);
+/// How long judging that may take: much longer than any guest's queues need, unless it fills them as fast.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// The same, where somebody waits for the end.
+const DRAIN_HURRIED: Duration = Duration::from_millis(100);
 /// Signals that end the run in order.
 const END_SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 /// The signal that prints the guest's maps.
@@ -56,8 +64,8 @@ pub enum RunError {
 
 /// What the console does in the meantime.
 pub struct ConsoleState {
-    /// How many bytes the guest has printed.
-    pub printed: Arc<AtomicU64>,
+    /// Who judges what the guest prints.
+    pub judge: Arc<Judge>,
     /// Where the guest's input comes from, if there is any.
     pub input: Option<endpoint::Input>,
     /// Whether that is the user's terminal: it has an escape key and a size.
@@ -77,19 +85,27 @@ pub struct Facts {
     pub unmapped: u64,
     /// Bytes that the guest printed.
     pub printed: u64,
+    /// The line of the console that decided the run, if one did.
+    pub matched: Option<Match>,
+    /// The last 64 KiB of what the guest printed on its consoles, bytes as they came.
+    pub console_tail: Vec<u8>,
     /// The guest's maps at its end, if they were asked for.
     pub map: Option<String>,
 }
+
+type EventLoop = EventManager<Box<dyn MutEventSubscriber>>;
 
 impl Machine {
     /// Runs the machine until something ends it.
     pub fn run(self, limits: &Limits, console: ConsoleState, shutdown: &Arc<Shutdown>) -> Result<Facts, RunError> {
         let started = Instant::now();
-        let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(RunError::Events)?;
+        let mut manager = EventLoop::new().map_err(RunError::Events)?;
         let signals = Signals::new(Arc::clone(shutdown))?;
         let dump_signal = readable([DUMP_SIGNAL])?;
         manager.add_subscriber(Box::new(signals));
         manager.add_subscriber(Box::new(Wake(Arc::clone(shutdown))));
+        let judge = console.judge;
+        Silence::watch(&judge, shutdown, &mut manager);
         if let Some(timeout) = limits.timeout {
             manager.add_subscriber(Box::new(Deadline::new(timeout, Arc::clone(shutdown))?));
         }
@@ -118,34 +134,71 @@ impl Machine {
             timer,
             threads: Arc::clone(&threads),
             halted_ticks: 0,
-            watchdog: limits.watchdog,
-            printed: Arc::clone(&console.printed),
+            limit: limits.watchdog,
+            judge: Arc::clone(&judge),
             printed_before: 0,
             silent_ticks: 0,
             shutdown: Arc::clone(shutdown),
         }));
 
         while !shutdown.ended() {
-            match manager.run() {
-                Ok(_) => {}
-                Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
-                Err(error) => shutdown.end(Outcome::Failed(format!("The event loop failed: {error}"))),
-            }
+            turn(&mut manager, -1, shutdown);
         }
-        // What the guest sent last, before it ended itself.
-        let _ = manager.run_with_timeout(0);
+        drain(&mut manager, &judge, shutdown);
         // Before vCPUs are waited for: one may wait for a device to be reset, and does so no more when the device is gone.
         drop(manager);
         drop(worker_threads);
         let ExitStatistics { exits, registers } = Arc::into_inner(threads).map(VcpuThreads::join).unwrap_or_default();
         Ok(Facts {
-            outcome: shutdown.outcome().unwrap_or(Outcome::PowerOff),
+            outcome: verdict(limits, &judge, shutdown),
             duration: started.elapsed(),
             exits,
             unmapped: self.buses.port.unmapped() + self.buses.mmio.unmapped(),
-            printed: console.printed.load(Ordering::Relaxed),
+            printed: judge.printed(),
+            matched: shutdown.matched(),
+            console_tail: judge.take_tail(),
             map: limits.dump_map.then(|| self.view.describe(&registers)),
         })
+    }
+}
+
+/// The outcome, once nothing more is printed.
+fn verdict(limits: &Limits, judge: &Judge, shutdown: &Shutdown) -> Outcome {
+    judge.finish();
+    let (restarting, anything) = (judge.is_restarting(), judge.printed() > 0);
+    let shown = Shown { until: limits.until.as_deref(), restarting, anything };
+    shutdown.outcome(shown).unwrap_or(Outcome::PowerOff)
+}
+
+/// One turn of the event loop, which waits so many milliseconds at most (-1: as long as it takes). Returns how many events came.
+fn turn(manager: &mut EventLoop, milliseconds: i32, shutdown: &Shutdown) -> usize {
+    match manager.run_with_timeout(milliseconds) {
+        Ok(count) => count,
+        Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => 1,
+        Err(error) => {
+            shutdown.end(Outcome::Failed(format!("The event loop failed: {error}")));
+            0
+        }
+    }
+}
+
+/// Takes from the devices what the guest sent last, before it ended: its consoles are judged to their end. Whoever reads them has a
+/// while for it, unless a signal came or the time ran out.
+fn drain(manager: &mut EventLoop, judge: &Judge, shutdown: &Shutdown) {
+    let started = Instant::now();
+    loop {
+        let events = turn(manager, if judge.is_behind() { DRAIN_WAIT } else { 0 }, shutdown);
+        if shutdown.is_settled() || events == 0 && !judge.is_behind() {
+            break;
+        }
+        let (hurried, elapsed) = (shutdown.is_hurried(), started.elapsed());
+        if hurried || elapsed >= DRAIN_PRINTING {
+            judge.give_up_output();
+        }
+        if elapsed >= if hurried { DRAIN_HURRIED } else { DRAIN_MAX } {
+            log::warn!("The end of what the guest printed was not looked at");
+            break;
+        }
     }
 }
 
@@ -159,6 +212,32 @@ fn periodic(interval: Duration) -> io::Result<TimerFd> {
 fn watch_readable(ops: &mut EventOps, events: Events, shutdown: &Shutdown) {
     if let Err(error) = ops.add(events) {
         shutdown.end(Outcome::Failed(format!("Cannot watch for events: {error}")));
+    }
+}
+
+/// Judges lines of the console that are not finished.
+struct Silence {
+    timer: RawFd,
+    judge: Arc<Judge>,
+    shutdown: Arc<Shutdown>,
+}
+
+impl Silence {
+    fn watch(judge: &Arc<Judge>, shutdown: &Arc<Shutdown>, manager: &mut EventLoop) {
+        if let Some(timer) = judge.timer() {
+            let (judge, shutdown) = (Arc::clone(judge), Arc::clone(shutdown));
+            manager.add_subscriber(Box::new(Self { timer, judge, shutdown }));
+        }
+    }
+}
+
+impl MutEventSubscriber for Silence {
+    fn init(&mut self, ops: &mut EventOps) {
+        watch_readable(ops, Events::new(&self.timer, EventSet::IN), &self.shutdown);
+    }
+
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        self.judge.tick();
     }
 }
 
@@ -294,8 +373,8 @@ struct Watchdog {
     timer: TimerFd,
     threads: Arc<VcpuThreads>,
     halted_ticks: u32,
-    watchdog: Option<Duration>,
-    printed: Arc<AtomicU64>,
+    limit: Option<Duration>,
+    judge: Arc<Judge>,
     printed_before: u64,
     /// Ticks, not time: while the monitor is stopped, so is the guest.
     silent_ticks: u32,
@@ -304,14 +383,14 @@ struct Watchdog {
 
 impl Watchdog {
     fn look(&mut self) {
-        let printed = self.printed.load(Ordering::Relaxed);
+        let printed = self.judge.printed();
         self.silent_ticks = if printed == self.printed_before { self.silent_ticks.saturating_add(1) } else { 0 };
         self.printed_before = printed;
         let silence = TICK.saturating_mul(self.silent_ticks);
         if self.shutdown.dying() && silence >= PANIC_SILENCE {
             self.shutdown.end(Outcome::Panicked);
         }
-        if let Some(limit) = self.watchdog.filter(|&limit| silence >= limit) {
+        if let Some(limit) = self.limit.filter(|&limit| silence >= limit) {
             let reason = format!("The guest gave no sign of life for {limit:?} (--watchdog)");
             self.shutdown.end(Outcome::Unresponsive(reason));
         }

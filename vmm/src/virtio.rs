@@ -109,7 +109,7 @@ pub fn build(
     let mut built = Built { runners: Vec::new(), console: None };
     for (window, mut device) in plan.virtio.iter().zip(devices) {
         let error = |source| MachineError::Line { name: window.kind, source };
-        built.console = device.connect_console(&|| Box::new(console.clone())).or(built.console);
+        built.console = device.connect_console(console).or(built.console);
         let line = IrqLine::new().map_err(error)?;
         let (mmio, runners) = Mmio::new(device, Arc::clone(memory), line).map_err(error)?;
         vm.connect(mmio.line(), window.irq);

@@ -14,7 +14,7 @@ use std::error::Error;
 
 use super::interrupt::Interrupt;
 use super::{Opened, VirtioDevice, VirtioKind, Worker, read_bytes};
-use crate::console::ConsoleOutput;
+use crate::console::Consoles;
 use crate::endpoint::Target;
 use crate::registry::{Key, Kind, OFF, Options, Value};
 pub use handle::{ConsoleHandle, Size};
@@ -135,8 +135,8 @@ impl VirtioDevice for Console {
         worker.into_iter().map(|worker| Box::new(worker) as Box<dyn Worker>).collect()
     }
 
-    fn connect_console(&mut self, output: &dyn Fn() -> Box<dyn ConsoleOutput>) -> Option<ConsoleHandle> {
-        self.worker.as_mut()?.connect(output());
+    fn connect_console(&mut self, consoles: &dyn Consoles) -> Option<ConsoleHandle> {
+        self.worker.as_mut()?.connect(consoles);
         Some(self.handle.clone())
     }
 }

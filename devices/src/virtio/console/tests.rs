@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::console::ConsoleOutput;
+use crate::endpoint::Output;
 use crate::virtio::testing::{BUFFERS, Guest, NEXT, WRITE, register};
 
 /// A console's other end that has room for so many bytes.
@@ -22,6 +24,19 @@ impl Screen {
 
     fn make_room(&self, room: usize) {
         self.0.lock().unwrap().0 = room;
+    }
+}
+
+impl Consoles for Screen {
+    fn console(&self) -> Box<dyn ConsoleOutput> {
+        Box::new(self.clone())
+    }
+
+    /// On the same screen, after the name.
+    fn further(&self, name: &str, _output: Output) -> Box<dyn ConsoleOutput> {
+        let mut screen = self.clone();
+        screen.offer(format!("{name}: ").as_bytes());
+        Box::new(screen)
     }
 }
 
@@ -47,7 +62,7 @@ fn device(lines: &[&str]) -> Opened {
 
 fn guest(lines: &[&str], screen: &Screen) -> (Guest, ConsoleHandle) {
     let mut device = device(lines).unwrap();
-    let handle = device.connect_console(&|| Box::new(screen.clone())).unwrap();
+    let handle = device.connect_console(screen).unwrap();
     (Guest::new(device), handle)
 }
 
