@@ -119,10 +119,10 @@ fn much_that_is_printed_just_before_the_end_is_printed_and_judged() {
 /// The pipe takes 64 KiB, and nobody reads it.
 #[test]
 fn a_reader_that_reads_nothing_changes_no_verdict() {
-    let text = "All work and no play\n".repeat(20_000) + "login:";
+    let text = "All work and no play\n".repeat(20_000) + "BUG:";
     let guest = Guest::new("0", "power-off", text.as_bytes());
-    let mut child = guest.command(&["--until", "login:"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    assert_eq!(crate::guest::wait(&mut child, std::time::Instant::now()), 0);
+    let mut child = guest.command(&["--fail-on", "BUG:"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    assert_eq!(crate::guest::wait(&mut child, std::time::Instant::now()), 123);
 }
 
 #[test]

@@ -5,6 +5,7 @@
  *   panic  panics in words
  *   idle   says "ready" and reads nothing
  *   flood  prints without end, with `line=1` one line of letters that never repeat
+ *   lines  prints `kib=` KiB in lines of `size=` bytes, a whole number of KiB, and powers off
  *   say    says the initrd's bytes, and nothing else, on `port=` 0, 1 or `serial`, a FORM FEED being a pause of 100 ms; then ends as
  *          `then=power-off|reset|triple-fault|spin|panic` says. What it says on ports 0 and 1 it does not wait for.
  * With `plain=1` the driver knows nothing of control messages, so there is port 0 only.
@@ -181,6 +182,17 @@ static const char *letters(void)
 	return text;
 }
 
+static void print_lines(uint64_t size, uint64_t kib)
+{
+	enum { KIB = 1024 };
+	static char text[KIB], end[KIB];
+	for (unsigned i = 0; i < KIB; i++)
+		text[i] = end[i] = "All work and no play makes Jack a dull boy "[i % 43];
+	end[KIB - 1] = '\n';
+	for (uint64_t i = 1; i <= kib; i++)
+		send(&transmit[0], i % (size / KIB) ? text : end, KIB);
+}
+
 /* By ACPI's timer (3.579545 MHz, 24 bits). */
 static void wait_100_ms(void)
 {
@@ -249,6 +261,10 @@ void main(void)
 	}
 	print("serial\n");
 	set_up(plain);
+	if (is_asked("lines")) {
+		print_lines(number_option("size", 1024), number_option("kib", 1));
+		power_off();
+	}
 	if (is_asked("panic")) {
 		say(0, "[    1.0] Kernel panic - not syncing: in words\n");
 		halt_forever();

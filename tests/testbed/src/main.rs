@@ -1,5 +1,6 @@
 //! The commands behind `cargo demo`, `cargo verify` and `cargo bench-vm`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use carpel_testbed::bench::{self, Part};
@@ -36,13 +37,16 @@ enum Cli {
         /// How often each monitor starts a test guest
         #[arg(long, default_value_t = 40, value_name = "N")]
         runs: usize,
+        /// An earlier build of carpel to compare with, where a table has a place for it
+        #[arg(long, value_name = "FILE")]
+        before: Option<PathBuf>,
     },
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse() {
         Cli::Demo { verbose } => demo::run(verbose),
-        Cli::Bench { only, runs } => bench::run(&bench::Wanted { only, runs }),
+        Cli::Bench { only, runs, before } => bench::run(&bench::Wanted { only, runs, before }),
         Cli::Verify { full, only, verbose } => verify::run(&Wanted { full, only, verbose }),
     };
     match result {

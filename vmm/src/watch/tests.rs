@@ -110,7 +110,7 @@ fn anchors_hold_at_the_ends_of_lines_only() {
     assert_eq!(matched("ok$", b"okay\n"), None);
     assert_eq!(matched(r"ok\b", b"okay ok"), Some("okay ok".into()));
     assert_eq!(matched("^$", b"a\r\nb\r\n"), None);
-    assert_eq!(matched("^$", b"a\r\n\r\n"), Some("".into()));
+    assert_eq!(matched("^$", b"a\r\n\r\n"), Some(String::new()));
     assert_eq!(matched("^$", b"a\r"), None);
     assert_eq!(matched("login:", b"log\nin:"), None);
     assert_eq!(matched("(?m)^b$", b"a\rb\rc"), Some("b".into()));
