@@ -112,7 +112,9 @@ impl Outcome {
     pub fn message(&self) -> Option<String> {
         match self {
             Self::PowerOff | Self::Reset | Self::Until | Self::Escape | Self::DebugExit(_) => None,
-            Self::FailOn(found) => Some(format!("The console matched --fail-on `{}`: {}", found.pattern, found.line)),
+            Self::FailOn(found) => {
+                Some(format!("The console matched --fail-on `{}`: {}", one_line(&found.pattern), found.line))
+            }
             Self::Panicked => Some("The guest kernel panicked".into()),
             Self::UntilMissed(reason) | Self::Died(reason) | Self::Unresponsive(reason) | Self::Failed(reason) => {
                 Some(reason.clone())
@@ -288,7 +290,17 @@ fn missed(until: &str, end: &Outcome, printed: bool) -> Outcome {
         (false, Outcome::Reset) => "; it printed nothing, as by a kernel that panics before its console is up",
         (false, _) => "; it printed nothing",
     };
+    let until = one_line(until);
     Outcome::UntilMissed(format!("The guest {ended} before its console matched --until `{until}`{silent}"))
+}
+
+/// A pattern in one line, whatever the user wrote.
+fn one_line(pattern: &str) -> String {
+    let mut line = String::new();
+    for char in pattern.chars() {
+        if char.is_control() { line.extend(char.escape_debug()) } else { line.push(char) }
+    }
+    line
 }
 
 impl EventSink for Shutdown {
@@ -385,6 +397,8 @@ mod tests {
         assert_eq!((missed.status(), missed.name(), missed.message()), (123, "until-missed", Some(says.into())));
         let silent = ended(until(false), |shutdown| shutdown.end(Outcome::Reset)).message().unwrap();
         assert!(silent.starts_with("The guest reset before") && silent.contains("printed nothing"), "{silent}");
+        let lines = Shown { until: Some("a\nb"), ..until(true) };
+        assert!(ended(lines, |shutdown| shutdown.end(Outcome::PowerOff)).message().unwrap().ends_with("`a\\nb`"));
         for own in [Outcome::Panicked, Outcome::DebugExit(0), Outcome::TimedOut, Outcome::Unresponsive("x".into())] {
             assert_eq!(ended(until(true), |shutdown| shutdown.end(own.clone())), own);
         }

@@ -32,11 +32,22 @@ impl Consoles for Screen {
         Box::new(self.clone())
     }
 
-    /// On the same screen, after the name.
-    fn further(&self, name: &str, _output: Output) -> Box<dyn ConsoleOutput> {
-        let mut screen = self.clone();
-        screen.offer(format!("{name}: ").as_bytes());
-        Box::new(screen)
+    fn further(&self, name: &str, output: Output) -> Box<dyn ConsoleOutput> {
+        Box::new(Further { name: name.to_owned(), output, screen: self.clone() })
+    }
+}
+
+/// Prints to its own end, and with its name in front on the screen.
+struct Further {
+    name: String,
+    output: Output,
+    screen: Screen,
+}
+
+impl ConsoleOutput for Further {
+    fn offer(&mut self, bytes: &[u8]) -> usize {
+        self.screen.offer(&[self.name.as_bytes(), b": ", bytes].concat());
+        self.output.try_write(bytes).unwrap()
     }
 }
 
@@ -237,7 +248,8 @@ fn ports_have_names_and_ends_of_their_own() {
     let [file, socket] = ["file", "socket"].map(|name| directory.path().join(name));
     let lines =
         [format!("name=log,file={}", file.display()), format!("name=org.example.agent,socket={}", socket.display())];
-    let (mut guest, _) = guest(&lines.each_ref().map(String::as_str), &Screen::with_room(SCREEN));
+    let screen = Screen::with_room(SCREEN);
+    let (mut guest, _) = guest(&lines.each_ref().map(String::as_str), &screen);
     guest.start();
     offer_room(&mut guest, 2, 16);
     tell(&mut guest, 0, READY, 1);
@@ -266,6 +278,7 @@ fn ports_have_names_and_ends_of_their_own() {
     let mut answer = [0; 6];
     client.read_exact(&mut answer).unwrap();
     assert_eq!(answer, *b"answer");
+    assert_eq!(screen.bytes(), b"log: logged", "a file is a console, a socket is none");
     drop(client);
     assert_eq!(received(&mut guest, 2), message(2, OPEN, 0));
 }
