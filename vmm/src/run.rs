@@ -318,6 +318,8 @@ impl MutEventSubscriber for Deadline {
     }
 
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        // Unread, it would come again as long as the loop goes on.
+        let _ = self.timer.wait();
         self.shutdown.end(Outcome::TimedOut);
     }
 }
