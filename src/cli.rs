@@ -26,12 +26,12 @@ Examples:
   carpel run -k bzImage -i initrd --until 'login:|# ' --timeout 60s
 
 Exit status:
-  0    the guest powered off or reset, or --until matched
+  0    the guest powered off or reset as asked, or --until matched
   2    the command line, or a file named on it, is wrong
   120  the guest kernel panicked
   121  the guest died: triple fault, or KVM could not go on
   122  the guest stopped responding
-  123  --fail-on matched
+  123  --fail-on matched, or the guest ended before --until did
   124  --timeout ran out
   125  the monitor or the host failed
   130  Ctrl-A x; 129: --die-with-parent; 128+N: signal N
@@ -158,9 +158,9 @@ pub struct RunArgs {
     /// End the guest when a line of its console matches, with status 0
     #[arg(long, value_name = "REGEX", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub until: Option<String>,
-    /// End the guest when a line of its console matches, with status 123
+    /// End the guest when a line of its console matches, with status 123 (may repeat)
     #[arg(long, value_name = "REGEX", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
-    pub fail_on: Option<String>,
+    pub fail_on: Vec<String>,
     /// End the guest when the process that started carpel ends, with status 129 [default: no]
     #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
     #[arg(value_parser = values::yes_or_no)]

@@ -67,7 +67,7 @@ fn apply_limits(run: &mut Limits, args: &RunArgs) -> Result<()> {
     set_some(&mut run.timeout, args.timeout.as_ref());
     set_some(&mut run.watchdog, args.watchdog.as_ref());
     set_some(&mut run.until, args.until.as_ref());
-    set_some(&mut run.fail_on, args.fail_on.as_ref());
+    run.fail_on.extend(args.fail_on.iter().cloned());
     set_some(&mut run.die_with_parent, args.die_with_parent.as_ref());
     run.report.extend(args.report.iter().cloned());
     set_some(&mut run.name, args.name.as_ref());

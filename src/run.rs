@@ -22,7 +22,7 @@ use carpel_vmm::run::{ConsoleState, Facts, Remains};
 use carpel_vmm::signals;
 use carpel_vmm::terminal::Terminal;
 use carpel_vmm::threads::ExitCounts;
-use carpel_vmm::watch::Watch;
+use carpel_vmm::watch::Judge;
 use jiff::Timestamp;
 
 use crate::cli::{FAILURE, PlanFormat, RunArgs, USAGE_ERROR};
@@ -70,7 +70,7 @@ struct Prepared {
     plan: Arc<Plan>,
     files: Files,
     devices: Vec<Box<dyn VirtioDevice>>,
-    watch: Watch,
+    judge: Arc<Judge>,
     parent: Option<Parent>,
     endpoint: Endpoint,
     reports: Reports,
@@ -98,29 +98,28 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
     let (config, places) = understood?;
     // As early as may be: a parent that ends before it is known is missed.
     let parent = parent(&config, args)?;
-    let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
-    let watch = Watch::new(&config.run, Arc::clone(&shutdown))?;
-    let plan_for = |files: &Files| -> Result<_> {
-        Ok(Arc::new(Plan::new(&config, files.probe(&config, probe::host_facts(&config))?)?))
-    };
-    if args.dry_run {
-        let plan = plan_for(&Files::open(&config)?)?;
-        return Ok(Ready::Plan(Box::new(config), plan));
-    }
-    let reports = places.open()?;
+    let reports = if args.dry_run { None } else { Some(places.open()?) };
     if !args.command.is_empty() {
         bail!("Running a COMMAND in the guest is not built yet");
     }
+    let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
+    let judge = Arc::new(Judge::new(&config.run, Arc::clone(&shutdown))?);
+    let plan_for = |files: &Files| -> Result<_> {
+        Ok(Arc::new(Plan::new(&config, files.probe(&config, probe::host_facts(&config))?)?))
+    };
+    let Some(reports) = reports else {
+        let plan = plan_for(&Files::open(&config)?)?;
+        return Ok(Ready::Plan(Box::new(config), plan));
+    };
     // Before any file is opened: that may wait for the host.
-    let guard =
-        Guard::start(Arc::clone(&shutdown), config.run.timeout).context("Cannot watch over the end of the run")?;
+    let guard = Guard::start(Arc::clone(&shutdown), &config.run).context("Cannot watch over the end of the run")?;
     let files = Files::open(&config)?;
     let plan = plan_for(&files)?;
     let devices = virtio::config::open(&config.devices)?;
     let endpoint = config.run.console.open("The console").context("Cannot connect the console")?;
     let name = config.run.name.clone().unwrap_or_else(|| report::default_name(&config));
     let guest =
-        Prepared { config, plan, files, devices, watch, parent, endpoint, reports, name, start, shutdown, guard };
+        Prepared { config, plan, files, devices, judge, parent, endpoint, reports, name, start, shutdown, guard };
     Ok(Ready::Guest(Box::new(guest)))
 }
 
@@ -142,8 +141,10 @@ impl Prepared {
     /// Runs the guest, then tells and reports how it ended: also where no guest came to run.
     fn boot(self: Box<Self>) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
-        let console = Console::new(output, self.watch, Arc::clone(&self.shutdown));
-        let host = Host { files: &self.files, devices: self.devices, console: &console, input, parent: self.parent };
+        let console = Console::new(output, Arc::clone(&self.judge), Arc::clone(&self.shutdown));
+        let judge = self.judge;
+        let host =
+            Host { files: &self.files, devices: self.devices, console: &console, judge, input, parent: self.parent };
         let ran = run_guest(&self.plan, host, &self.config.run, &self.shutdown, &self.guard);
         // What is told of the run does not wait for what is left of the guest, which is let go of after that.
         let (facts, _remains) = ran.map(|(facts, remains)| (facts, Some(remains))).unwrap_or_else(|error| {
@@ -157,7 +158,7 @@ impl Prepared {
             output::dump(map);
         }
         self.guard.end_is_told(facts.outcome.status());
-        let message = message(&facts, self.config.run.until.as_deref());
+        let message = facts.outcome.message();
         if let Some(message) = &message {
             output::tell(message);
         }
@@ -180,6 +181,7 @@ struct Host<'a> {
     files: &'a Files,
     devices: Vec<Box<dyn VirtioDevice>>,
     console: &'a Console,
+    judge: Arc<Judge>,
     input: Option<Input>,
     parent: Option<Parent>,
 }
@@ -192,8 +194,7 @@ fn run_guest(
     shutdown: &Arc<Shutdown>,
     guard: &Guard,
 ) -> Result<(Facts, Remains)> {
-    let Host { files, devices, console, input, parent } = host;
-    let printed = console.printed();
+    let Host { files, devices, console, judge, input, parent } = host;
     let kvm = kvm::open()?;
     let machine = Machine::new(kvm, plan, files, devices, console, shutdown).context("Cannot build the machine")?;
     log::debug!("Booting {} with `{}`", plan.kernel.format.name(), plan.cmdline);
@@ -203,16 +204,7 @@ fn run_guest(
         Some(input) if input.is_stdin() => Terminal::open().context("Cannot set the terminal to raw mode")?,
         _ => None,
     };
-    Ok(machine.run(limits, ConsoleState { printed, input, terminal }, parent, shutdown, guard)?)
-}
-
-/// How it ended, where the status alone says too little.
-fn message(facts: &Facts, until: Option<&str>) -> Option<String> {
-    let until = until.filter(|_| matches!(facts.outcome, Outcome::PowerOff | Outcome::Reset));
-    facts.outcome.message().or_else(|| {
-        let text = format!("The guest ended by itself before its console matched `{}`", until?);
-        Some(output::one_line(text))
-    })
+    Ok(machine.run(limits, ConsoleState { judge, input, terminal }, parent, shutdown, guard)?)
 }
 
 /// Prints what a run would be.

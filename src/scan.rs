@@ -178,7 +178,8 @@ impl<'a> Rest<'a> {
         let next = self.args.first()?.as_bytes();
         let is_number = option.is_allow_negative_numbers_set() && next.get(1).is_some_and(u8::is_ascii_digit);
         let can_be = !next.starts_with(b"-") || next == b"-" || option.is_allow_hyphen_values_set() || is_number;
-        if option.get_action().takes_values() && can_be { self.next() } else { None }
+        let is_apart = option.get_action().takes_values() && !option.is_require_equals_set();
+        if is_apart && can_be { self.next() } else { None }
     }
 }
 

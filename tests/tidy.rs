@@ -146,7 +146,7 @@ fn examples_of_the_readme_are_taken() {
         let arguments = example.strip_prefix("carpel ").unwrap();
         let mut script = format!("exec {bin} {arguments}");
         if arguments.starts_with("run ") {
-            for name in ["/boot/vmlinuz-6.1.0-cloud-amd64", "bzImage", "vmlinux"] {
+            for name in ["/boot/vmlinuz-6.1.0-cloud-amd64", "bzImage", "vmlinux", "kernel"] {
                 script = script.replace(&format!("-k {name}"), &format!("-k {}", kernel.display()));
             }
             script = script.replace("initrd.img", "initrd").replace(" --dry-run", "") + " --dry-run";
@@ -154,6 +154,7 @@ fn examples_of_the_readme_are_taken() {
         let output = Command::new("sh").args(["-c", &script]).current_dir(scratch.path()).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         let taken = output.status.success() && !output.stdout.is_empty();
-        assert!(taken || example == "carpel doctor", "{example}: {stderr}");
+        let elsewhere = std::env::consts::ARCH != "x86_64" && stderr.contains("on x86_64 only");
+        assert!(taken || elsewhere || example == "carpel doctor", "{example}: {stderr}");
     }
 }

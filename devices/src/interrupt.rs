@@ -1,11 +1,18 @@
-//! The interrupt line of a device: an eventfd that the machine registers as an irqfd; and who learns that an interrupt has
-//! ended.
+//! Interrupts of devices, where they go (for now a line, which is an eventfd that the machine registers as an irqfd), and who
+//! learns that an interrupt has ended.
 
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Once, OnceLock};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// Where one interrupt of a device goes. A device does not know what it is: an edge on a line of the hypervisor's controller, as
+/// [`IrqLine`] is; for others, a message (MSI) or the pin of a controller in the monitor are sinks of the same kind.
+pub trait InterruptSink: fmt::Debug + Send + Sync {
+    /// Interrupts the guest once. Any thread calls this, also one that must not wait.
+    fn trigger(&self) -> io::Result<()>;
+}
 
 /// An edge-triggered interrupt line. Clones are the same line.
 #[derive(Clone, Debug)]
@@ -38,18 +45,20 @@ impl IrqLine {
         let _ = self.0.connect.set(Box::new(connect));
     }
 
-    /// Raises one edge.
-    pub fn trigger(&self) -> io::Result<()> {
+    /// The eventfd to register as an irqfd.
+    pub fn eventfd(&self) -> &EventFd {
+        &self.0.eventfd
+    }
+}
+
+impl InterruptSink for IrqLine {
+    /// Raises one edge. It fails only when the eventfd's counter is full, and then an edge is on its way.
+    fn trigger(&self) -> io::Result<()> {
         let Line { eventfd, connect, connected } = &*self.0;
         if let Some(connect) = connect.get() {
             connected.call_once(|| connect(eventfd));
         }
         eventfd.write(1)
-    }
-
-    /// The eventfd to register as an irqfd.
-    pub fn eventfd(&self) -> &EventFd {
-        &self.0.eventfd
     }
 }
 
@@ -61,7 +70,7 @@ impl fmt::Debug for Line {
 
 #[cfg(test)]
 mod tests {
-    use super::IrqLine;
+    use super::{InterruptSink as _, IrqLine};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -50,11 +50,13 @@ fn reports(outcome: Outcome, matched: Option<Match>, console: &[u8]) -> (Suite, 
 #[test]
 fn outcomes_are_passes_failures_or_errors() {
     let reason = || "reason".to_owned();
+    let found = || Match { option: MatchOption::FailOn, pattern: "x".into(), port: "ttyS0".into(), line: "x".into() };
     for (outcome, element) in [
         (Outcome::PowerOff, None),
         (Outcome::Reset, None),
         (Outcome::Until, None),
-        (Outcome::FailOn(reason()), Some("failure")),
+        (Outcome::FailOn(found()), Some("failure")),
+        (Outcome::UntilMissed(reason()), Some("failure")),
         (Outcome::Panicked, Some("failure")),
         (Outcome::Died(reason()), Some("failure")),
         (Outcome::Unresponsive(reason()), Some("failure")),
@@ -104,7 +106,7 @@ fn a_match_is_told_with_all_that_followed_it() {
         line: "BUG: \"null\"".into(),
     };
     let console = format!("{}BUG: \"null\"\r\n  trace\r\n---[ end\r\n", "before\r\n".repeat(10));
-    let outcome = Outcome::FailOn(matched.line.clone());
+    let outcome = Outcome::FailOn(matched.clone());
     let (junit, json) = reports(outcome, Some(matched), console.as_bytes());
     assert!(junit.text.ends_with("\n\nBUG: \"null\"\n  trace\n---[ end"), "{}", junit.text);
     assert!(!junit.text.contains("before"), "{}", junit.text);

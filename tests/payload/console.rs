@@ -19,7 +19,7 @@ const TOTAL_INPUT: u64 = 1 << 30;
 /// How terminals of these tests look.
 const SIZE: Winsize = Winsize { ws_row: 25, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
 
-const WAYS: [&str; 2] = ["by=asking", "by=interrupt"];
+const WAYS: [&str; 3] = ["by=asking", "by=interrupt", "by=linux"];
 
 #[test]
 fn input_reaches_the_guest() {

@@ -17,6 +17,7 @@ mod map;
 mod multiboot;
 mod net;
 mod report;
+mod verdict;
 mod virtio;
 mod virtio_console;
 mod vsock;

@@ -1,5 +1,6 @@
-//! Builds the x86-64 test guests of `resources/payloads` and the benchmark's floor program: with the C compiler alone, since
-//! that and rustup are all that a machine must have. Guests that need a cross compiler are built when they are wanted.
+//! Builds the test guests of `resources/payloads` for the architecture that the testbed is built for, and on x86-64 the benchmark's floor
+//! program: with the C compiler alone, since that and rustup are all that a machine must have. Guests that need a cross compiler are built
+//! when they are wanted.
 
 #[path = "src/compile.rs"]
 mod compile;
@@ -9,13 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use compile::{BARE_LINK, Form, Guests, build_guests, compiler, freestanding, run, sources_in};
-
-const X86_64: Guests = Guests {
-    arch: "x86_64",
-    flags: &["-mgeneral-regs-only", "-mno-red-zone", "-fcf-protection=none", "-mcmodel=kernel"],
-    forms: &[Form { suffix: "", flags: &[], flat: false }],
-};
+use compile::{AARCH64, BARE_LINK, X86_64, build_guests, compiler, freestanding, run, sources_in};
 
 /// An image without the runtime, made of a directory of `resources/payloads/x86_64`.
 struct Special {
@@ -59,9 +54,14 @@ fn main() -> Result<()> {
     for directory in ["payloads", "bench"] {
         println!("cargo:rerun-if-changed={}", resources.join(directory).display());
     }
-    build_guests(&X86_64, &resources.join("payloads/x86_64"), &out.join("payloads/x86_64"))?;
-    build_special(&resources.join("payloads/x86_64"), &out.join("payloads/x86_64"))?;
-    build_bench(&resources.join("bench"), &out)
+    let guests = if env::var("CARGO_CFG_TARGET_ARCH")? == AARCH64.arch { &AARCH64 } else { &X86_64 };
+    let (sources, images) = (resources.join("payloads").join(guests.arch), out.join("payloads").join(guests.arch));
+    build_guests(guests, &sources, &images)?;
+    if guests.arch == X86_64.arch {
+        build_special(&sources, &images)?;
+        build_bench(&resources.join("bench"), &out)?;
+    }
+    Ok(())
 }
 
 fn build_special(payloads: &Path, out: &Path) -> Result<()> {
@@ -76,9 +76,6 @@ fn build_special(payloads: &Path, out: &Path) -> Result<()> {
 
 /// The floor, which makes x86-64 KVM calls, what loads devices in hosts and guests, and the guest of monitors that boot PVH only.
 fn build_bench(sources: &Path, out: &Path) -> Result<()> {
-    if env::var("CARGO_CFG_TARGET_ARCH")? != "x86_64" {
-        return Ok(());
-    }
     let compile = |source: &str, program: &str, flags: &[&str]| {
         let mut command = Command::new(compiler("x86_64", "gcc"));
         run(command.args(flags).arg(sources.join(source)).arg("-o").arg(out.join(program)))

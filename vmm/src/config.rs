@@ -60,8 +60,8 @@ pub struct Limits {
     pub watchdog: Option<Duration>,
     /// Regular expression whose match on the console ends the run as a success.
     pub until: Option<String>,
-    /// Regular expression whose match on the console ends the run as a failure.
-    pub fail_on: Option<String>,
+    /// Regular expressions whose match on the console ends the run as a failure.
+    pub fail_on: Vec<String>,
     /// Whether the run ends when the process that started carpel ends.
     pub die_with_parent: Option<bool>,
     /// Where the run's facts are written.

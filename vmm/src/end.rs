@@ -17,7 +17,8 @@ use nix::sys::signal::SigSet;
 use nix::sys::signalfd::SignalFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::outcome::{Outcome, Shutdown};
+use crate::config::Limits;
+use crate::outcome::{Outcome, Shown, Shutdown};
 use crate::signals;
 use crate::terminal;
 
@@ -56,6 +57,8 @@ pub struct Guard {
     /// Signalled when the state has changed.
     news: EventFd,
     shutdown: Arc<Shutdown>,
+    /// What `--until` waits for.
+    until: Option<String>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -70,9 +73,10 @@ struct State {
 
 impl Guard {
     /// Starts the thread, which ends with the process. The timeout begins now, and again at [`Self::run_begins`].
-    pub fn start(shutdown: Arc<Shutdown>, timeout: Option<Duration>) -> io::Result<Arc<Self>> {
-        let state = Mutex::new(State { time_out: due(timeout), ..State::default() });
-        let guard = Arc::new(Self { state, news: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?, shutdown });
+    pub fn start(shutdown: Arc<Shutdown>, limits: &Limits) -> io::Result<Arc<Self>> {
+        let state = Mutex::new(State { time_out: due(limits.timeout), ..State::default() });
+        let news = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let guard = Arc::new(Self { state, news, shutdown, until: limits.until.clone() });
         let signals = signals::ends()?;
         let shared = Arc::clone(&guard);
         drop(thread::spawn("guard".into(), move || shared.watch(&signals))?);
@@ -162,7 +166,9 @@ impl Guard {
 
     /// Tells how it ended, if nobody has, and ends the process.
     fn leave(&self) -> ! {
-        let outcome = self.shutdown.outcome().unwrap_or(Outcome::TimedOut);
+        // What the console showed last may be where the main thread is held up: a doubt counts against the guest.
+        let shown = Shown { until: self.until.as_deref(), ..Shown::default() };
+        let outcome = self.shutdown.outcome(shown).unwrap_or(Outcome::TimedOut);
         let told = self.state().told;
         if told.is_none() {
             let why = outcome.message().unwrap_or_else(|| "The guest has ended".into());

@@ -16,7 +16,8 @@ use vmm_sys_util::timerfd::TimerFd;
 use crate::outcome::{Outcome, Shutdown};
 use crate::terminal::{HELP, Terminal};
 
-/// What is read at once, in bytes: the serial port's FIFO. No more than this is ever held back.
+/// What is read at once, in bytes: the serial port's FIFO. No more than this is held back, beside what the virtio port gives
+/// back.
 const CHUNK: usize = 64;
 /// When to try again while a vCPU's thread holds the serial port, which it does as long as output blocks.
 const BUSY_RETRY: Duration = Duration::from_millis(5);
@@ -104,6 +105,10 @@ impl Input {
 
     /// Whether all that is pending was taken.
     fn deliver(&mut self) -> bool {
+        // What the guest did not read on the one port it finds on the other.
+        if let Some(virtio) = &self.ports.virtio {
+            self.pending.splice(..0, virtio.take_back());
+        }
         if self.pending.is_empty() {
             return true;
         }

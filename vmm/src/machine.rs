@@ -59,7 +59,8 @@ impl Machine {
         let rom = rom(&vm, plan, files)?;
         vcpus.build_on(vm.vcpu_setup(plan, ram.memory()));
         boot::load(plan, files, ram.memory())?;
-        let (mut buses, serial) = platform::build(&vm, plan, files, Box::new(console.clone()), shutdown)?;
+        let port = console.port(plan.console().and_then(|placed| placed.kind.console()).unwrap_or("serial"));
+        let (mut buses, serial) = platform::build(&vm, plan, files, Box::new(port), shutdown)?;
         let view = View { map: plan.map.clone(), devices: plan.devices.clone(), memory: ram.memory().clone() };
         let memory = Arc::new(ram.memory().clone());
         let virtio::Built { runners, console } = virtio::build(&vm, plan, devices, console, &memory, &mut buses.mmio)?;

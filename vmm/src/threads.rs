@@ -303,6 +303,7 @@ fn run(mut vcpu: Vcpu, context: &VcpuContext, status: &Status) {
         match dispatch(exit, buses) {
             Next::Enter => {}
             Next::Report(event) => shutdown.event(event),
+            Next::TripleFault(reason) => shutdown.triple_fault(reason),
             Next::Dead(reason) => shutdown.end(Outcome::Died(reason)),
             Next::Refused(reason) => shutdown.end(Outcome::Failed(reason)),
         }
@@ -337,9 +338,12 @@ impl Status {
         let counter = match exit {
             Exit::PortRead { .. } | Exit::PortWrite { .. } => &self.port,
             Exit::MmioRead { .. } | Exit::MmioWrite { .. } => &self.mmio,
-            Exit::EndOfInterrupt(_) | Exit::Firmware(_) | Exit::Interrupted | Exit::Dead(_) | Exit::Refused(_) => {
-                &self.other
-            }
+            Exit::EndOfInterrupt(_)
+            | Exit::Firmware(_)
+            | Exit::Interrupted
+            | Exit::TripleFault(_)
+            | Exit::Dead(_)
+            | Exit::Refused(_) => &self.other,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }

@@ -38,10 +38,10 @@ pub fn build(
         let error = |source| MachineError::Line { name: placed.name, source };
         let unknown = || MachineError::unknown(plan, placed);
         let (range, irq) = placed.place.mmio().zip(placed.irq).ok_or_else(unknown)?;
-        built.console = device.connect_console(&|| Box::new(console.clone())).or(built.console);
+        built.console = device.connect_console(console).or(built.console);
         let line = IrqLine::new().map_err(error)?;
-        let (mmio, runners) = Mmio::new(device, Arc::clone(memory), line).map_err(error)?;
-        vm.connect(mmio.line(), irq);
+        let (mmio, runners) = Mmio::new(device, Arc::clone(memory), line.clone()).map_err(error)?;
+        vm.connect(&line, irq);
         // A VM that has had an ioeventfd takes 10 ms longer to close, which devices of rare requests are not worth:
         // their notifications pass through the register.
         if runners.iter().any(|runner| runner.thread().is_some()) {

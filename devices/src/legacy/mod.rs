@@ -19,6 +19,7 @@ pub mod pl031;
 pub mod pl061;
 pub mod port61;
 pub mod pvpanic;
+mod receiver;
 mod registers;
 pub mod reset;
 pub mod serial;

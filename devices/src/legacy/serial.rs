@@ -13,31 +13,34 @@
 //! | 6 | modem status | - |
 //! | 7 | scratch | the same |
 //!
-//! **Input.** What reaches the FIFO before the guest listens is lost: Linux empties the receiver when it opens the
-//! port, and input that is piped into the monitor is there long before. So the port takes input only while the guest
-//! listens, which is when the receive interrupt is enabled, or when the guest reads the line status again and again
-//! without writing anything, as firmware and small kernels do. Linux also enables all four interrupts for a moment to
-//! see whether the chip is there; that counts only once another register is accessed, which a guest that really wants
-//! interrupts does at once, because the transmitter interrupts it.
+//! **Input.** Linux empties the receiver when it opens the port, and input that is piped into the monitor is there long before.
+//! So the port takes input only while the guest listens, which is when the receive interrupt is enabled, or when the guest
+//! reads the line status again and again without writing anything, as firmware and small kernels do. Linux also enables
+//! all four interrupts for a moment, to see whether the chip is there and which interrupt it has; that counts only once
+//! the guest identifies an interrupt or transmits, which one that really wants interrupts does at once, because the
+//! transmitter interrupts it. What came while the guest listened and was not shown to it outlasts the next opening: see
+//! `receiver.rs`.
 
 use crate::bus::BusDevice;
 use crate::console::{ConsolePort, Intake, Output};
-use crate::interrupt::IrqLine;
+use crate::interrupt::InterruptSink;
 use crate::legacy::registers::answer_byte;
 use std::io::{self, Write};
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
+#[cfg(test)]
+mod linux;
 mod uart;
 
-use uart::{ALL_INTERRUPTS, INTERRUPT_ENABLE, LINE_STATUS, RECEIVED, Uart};
+use uart::{ALL_INTERRUPTS, DATA, IDENTIFICATION_OR_FIFO, INTERRUPT_ENABLE, LINE_STATUS, RECEIVED, Uart};
 
 const REGISTERS: u8 = 8;
 
 /// A serial port.
 pub struct Serial {
     uart: Uart,
-    /// The guest enabled all interrupts and has accessed no other register since.
+    /// The guest enabled all interrupts, and has neither identified one nor transmitted since.
     probed: bool,
     intake: Intake,
     output_failed: bool,
@@ -50,9 +53,9 @@ impl Serial {
     /// A port that interrupts by `irq` and transmits to `output`, one write and flush for each byte. A byte that
     /// `output` does not take, or whose write a signal interrupts, is lost, as on a line with nobody at the other end.
     /// The error is that of creating an eventfd.
-    pub fn new(irq: IrqLine, output: Box<dyn Write + Send>) -> io::Result<Self> {
+    pub fn new(irq: impl InterruptSink + 'static, output: Box<dyn Write + Send>) -> io::Result<Self> {
         Ok(Self {
-            uart: Uart::new(irq, Box::new(Output(output))),
+            uart: Uart::new(Box::new(irq), Box::new(Output(output))),
             probed: false,
             intake: Intake::new()?,
             output_failed: false,
@@ -69,7 +72,14 @@ impl Serial {
         if register == LINE_STATUS {
             self.intake.status_read();
         }
-        self.after_access(register);
+        if register == IDENTIFICATION_OR_FIFO {
+            self.probed = false;
+        }
+        self.after_access();
+        // One that does not listen looks for room in the transmitter.
+        if self.listens() {
+            self.uart.told(register, value);
+        }
         value
     }
 
@@ -78,17 +88,20 @@ impl Serial {
             self.report(&error);
         }
         self.intake.written();
-        if register == INTERRUPT_ENABLE && !self.uart.latch() {
-            self.probed = self.uart.enabled() == ALL_INTERRUPTS;
+        match register {
+            INTERRUPT_ENABLE if !self.uart.latch() => self.probed = self.uart.enabled() == ALL_INTERRUPTS,
+            DATA if !self.uart.latch() => self.probed = false,
+            _ => {}
         }
-        self.after_access(register);
+        self.after_access();
     }
 
-    fn after_access(&mut self, register: u8) {
-        if register != INTERRUPT_ENABLE {
-            self.probed = false;
+    fn after_access(&mut self) {
+        if !self.listens() {
+            return;
         }
-        if self.intake.is_awaited() && self.listens() && !self.uart.has_data() {
+        self.uart.listen();
+        if self.intake.is_awaited() && !self.uart.has_data() {
             self.intake.has_room();
         }
     }
@@ -138,11 +151,12 @@ mod tests {
     use super::uart::{DATA_READY, DIVISOR_LATCH_ACCESS, LOOPBACK};
     use super::*;
     use crate::console::POLLS_WHEN_WAITING;
+    use crate::interrupt::IrqLine;
     use std::sync::Mutex;
 
-    const DATA: u64 = 0;
+    const DATA: u64 = super::DATA as u64;
     const IER: u64 = INTERRUPT_ENABLE as u64;
-    const FCR: u64 = 2;
+    const FCR: u64 = IDENTIFICATION_OR_FIFO as u64;
     const LCR: u64 = 3;
     const MCR: u64 = 4;
     const LSR: u64 = LINE_STATUS as u64;

@@ -8,6 +8,8 @@
 pub mod chain;
 pub mod config;
 mod device_config;
+#[cfg(any(test, feature = "testing"))]
+pub mod driver;
 pub mod interrupt;
 pub mod queue;
 pub mod rate;
@@ -28,7 +30,7 @@ use std::ops::Range;
 
 use event_manager::{EventOps, Events};
 
-use crate::console::ConsoleOutput;
+use crate::console::Consoles;
 use console::handle::ConsoleHandle;
 pub use device_config::{Checked, DeviceConfig, GuestLimits, Opened};
 use interrupt::Interrupt;
@@ -56,9 +58,9 @@ pub trait VirtioDevice: Send {
     /// Takes what the driver writes to configuration space at `offset`.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
-    /// Connects the guest's console, of which `output` makes the end, if the device is one; returns the way to it. Asked before
-    /// its workers.
-    fn connect_console(&mut self, _output: &dyn Fn() -> Box<dyn ConsoleOutput>) -> Option<ConsoleHandle> {
+    /// Connects the guest's console to its other end, and further ports that are consoles, if the device has them; returns the way
+    /// to the guest's console. Asked before its workers.
+    fn connect_console(&mut self, _consoles: &dyn Consoles) -> Option<ConsoleHandle> {
         None
     }
 

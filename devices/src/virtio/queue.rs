@@ -92,6 +92,7 @@ pub struct Rings {
 /// An active queue.
 #[derive(Debug)]
 pub struct VirtQueue {
+    number: usize,
     queue: Queue,
     memory: Arc<GuestMemoryMmap>,
     interrupt: Interrupt,
@@ -110,8 +111,9 @@ pub struct VirtQueue {
 }
 
 impl VirtQueue {
-    /// A queue with these rings, of which `max` is the most entries.
+    /// Queue `number` of its device, with these rings, of which `max` is the most entries.
     pub fn new(
+        number: usize,
         max: u16,
         rings: Rings,
         event_index: bool,
@@ -128,6 +130,7 @@ impl VirtQueue {
         queue.set_ready(true);
         rings.check(memory)?;
         Ok(Self {
+            number,
             queue,
             memory: Arc::clone(memory),
             interrupt: interrupt.clone(),
@@ -223,7 +226,7 @@ impl VirtQueue {
         self.budget = self.size();
         let told = std::mem::replace(&mut self.told, self.queue.next_used());
         if told != self.told && self.wants_interrupt(told)? {
-            self.interrupt.used();
+            self.interrupt.used(self.number);
         }
         if std::mem::take(&mut self.again) {
             self.kick();

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use event_manager::{EventOps, Events};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
+use super::driver::{self, Ring};
+pub use super::driver::{Descriptor, INDIRECT, NEXT, WRITE, register};
 use super::interrupt::Interrupt;
 use super::queue::{Fault, Queues};
 use super::runner::WorkerThreads;
 use super::transport::mmio::Mmio;
 use super::{VirtioDevice, Worker};
-use crate::bus::BusDevice as _;
 use crate::interrupt::IrqLine;
+use register as r;
 
 /// The guest's memory: its size in bytes, and a gap behind which there is more.
 pub const MEMORY: u64 = 1 << 20;
@@ -27,39 +29,15 @@ pub const BUFFERS: u64 = 16 * QUEUE_STRIDE;
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub const NEXT: u16 = 1;
-pub const WRITE: u16 = 2;
-pub const INDIRECT: u16 = 4;
-
-/// Registers (section 4.2.2).
-pub mod register {
-    pub const DEVICE_FEATURES: u64 = 0x10;
-    pub const DEVICE_FEATURES_SELECT: u64 = 0x14;
-    pub const DRIVER_FEATURES: u64 = 0x20;
-    pub const DRIVER_FEATURES_SELECT: u64 = 0x24;
-    pub const QUEUE_SELECT: u64 = 0x30;
-    pub const QUEUE_SIZE_MAX: u64 = 0x34;
-    pub const QUEUE_SIZE: u64 = 0x38;
-    pub const QUEUE_READY: u64 = 0x44;
-    pub const NOTIFY: u64 = 0x50;
-    pub const INTERRUPT_STATUS: u64 = 0x60;
-    pub const INTERRUPT_ACK: u64 = 0x64;
-    pub const STATUS: u64 = 0x70;
-    pub const DESCRIPTORS: u64 = 0x80;
-    pub const AVAILABLE: u64 = 0x90;
-    pub const USED: u64 = 0xA0;
-    pub const QUEUE_RESET: u64 = 0xC0;
-    pub const CONFIG: u64 = 0x100;
-}
-use register as r;
-
-/// A descriptor: address, length, flags, next.
-pub type Descriptor = (u64, u32, u16, u16);
-
 /// Guest physical addresses of a queue's descriptor table, available ring and used ring.
 pub fn rings(queue: usize) -> [u64; 3] {
     let base = queue as u64 * QUEUE_STRIDE + 0x1000;
     [base, base + 0x1000, base + 0x2000]
+}
+
+/// Queues at their usual places that are not set up.
+fn no_rings(queues: usize) -> Vec<Ring> {
+    (0..queues).map(|queue| Ring::new(0, rings(queue))).collect()
 }
 
 /// A guest with one device.
@@ -67,17 +45,9 @@ pub struct Guest {
     pub mmio: Mmio,
     pub memory: Arc<GuestMemoryMmap>,
     pub irq: IrqLine,
-    queues: Vec<RingState>,
+    queues: Vec<Ring>,
     /// Ends after `mmio` so that no request waits.
     _lanes: WorkerThreads,
-}
-
-/// What the driver knows of a queue.
-#[derive(Clone, Copy, Debug, Default)]
-struct RingState {
-    size: u16,
-    available: u16,
-    used: u16,
 }
 
 impl Guest {
@@ -92,17 +62,15 @@ impl Guest {
         for runner in runners {
             threads.start("runner".into(), runner).unwrap();
         }
-        Self { mmio, memory, irq, queues: vec![RingState::default(); count], _lanes: threads }
+        Self { mmio, memory, irq, queues: no_rings(count), _lanes: threads }
     }
 
     pub fn read(&mut self, register: u64) -> u32 {
-        let mut data = [0x55; 4];
-        self.mmio.read(register, &mut data);
-        u32::from_le_bytes(data)
+        driver::read(&mut self.mmio, register)
     }
 
     pub fn write(&mut self, register: u64, value: u32) {
-        self.mmio.write(register, &value.to_le_bytes());
+        driver::write(&mut self.mmio, register, value);
     }
 
     /// All feature bits that the device offers.
@@ -116,7 +84,7 @@ impl Guest {
     /// Resets the device and negotiates up to FEATURES_OK; returns the status.
     pub fn negotiate(&mut self, features: u64) -> u32 {
         self.write(r::STATUS, 0);
-        self.queues.fill(RingState::default());
+        self.queues = no_rings(self.queues.len());
         self.write(r::STATUS, 1);
         self.write(r::STATUS, 3);
         for select in [0, 1] {
@@ -134,20 +102,14 @@ impl Guest {
     }
 
     pub fn set_up_rings(&mut self, queue: usize, size: u16, descriptors: u64, available: u64, used: u64) -> bool {
-        self.write(r::QUEUE_SELECT, queue as u32);
-        self.write(r::QUEUE_SIZE, size.into());
-        for (register, address) in [(r::DESCRIPTORS, descriptors), (r::AVAILABLE, available), (r::USED, used)] {
-            self.write(register, address as u32);
-            self.write(register + 4, (address >> 32) as u32);
-        }
         for ring in [available, used] {
             // Where there is no memory, the queue will not become ready.
             let _ = self.memory.write_slice(&[0; 4], GuestAddress(ring));
         }
-        self.write(r::QUEUE_READY, 1);
-        let ready = self.read(r::QUEUE_READY) == 1;
+        let ring = Ring::new(size, [descriptors, available, used]);
+        let ready = ring.enable(&mut self.mmio, queue as u32);
         if ready {
-            self.queues[queue] = RingState { size, ..RingState::default() };
+            self.queues[queue] = ring;
         }
         ready
     }
@@ -174,32 +136,21 @@ impl Guest {
     }
 
     pub fn descriptor(&self, queue: usize, index: u16, descriptor: Descriptor) {
-        let table = rings(queue)[0];
-        self.write_descriptor(table + 16 * u64::from(index), descriptor);
+        self.queues[queue].set_descriptor(&self.memory, index, descriptor);
     }
 
-    pub fn write_descriptor(&self, at: u64, (address, length, flags, next): Descriptor) {
-        let mut bytes = address.to_le_bytes().to_vec();
-        bytes.extend(length.to_le_bytes());
-        bytes.extend(flags.to_le_bytes());
-        bytes.extend(next.to_le_bytes());
-        self.memory.write_slice(&bytes, GuestAddress(at)).unwrap();
+    pub fn write_descriptor(&self, at: u64, descriptor: Descriptor) {
+        driver::write_descriptor(&self.memory, at, descriptor);
     }
 
     /// Makes a chain available without a notification.
     pub fn publish(&mut self, queue: usize, head: u16) {
-        let ring = rings(queue)[1];
-        let RingState { size, available, .. } = self.queues[queue];
-        let slot = ring + 4 + 2 * u64::from(available % size);
-        self.memory.write_obj(head, GuestAddress(slot)).unwrap();
-        self.set_available(queue, available.wrapping_add(1));
+        self.queues[queue].publish(&self.memory, head);
     }
 
     /// Writes the available ring's index.
     pub fn set_available(&mut self, queue: usize, index: u16) {
-        let ring = rings(queue)[1];
-        self.queues[queue].available = index;
-        self.memory.store(index, GuestAddress(ring + 2), std::sync::atomic::Ordering::Release).unwrap();
+        self.queues[queue].set_available(&self.memory, index);
     }
 
     pub fn kick(&mut self, queue: usize) {
@@ -222,17 +173,7 @@ impl Guest {
 
     /// The next used element: head and bytes written.
     pub fn poll_used(&mut self, queue: usize) -> Option<(u32, u32)> {
-        let ring = rings(queue)[2];
-        let state = &mut self.queues[queue];
-        let index: u16 = self.memory.load(GuestAddress(ring + 2), std::sync::atomic::Ordering::Acquire).unwrap();
-        if index == state.used {
-            return None;
-        }
-        let element = ring + 4 + 8 * u64::from(state.used % state.size);
-        state.used = state.used.wrapping_add(1);
-        let element: [u32; 2] =
-            [element, element + 4].map(|address| self.memory.read_obj(GuestAddress(address)).unwrap());
-        Some(element.into())
+        self.queues[queue].poll_used(&self.memory)
     }
 
     #[track_caller]

@@ -4,13 +4,13 @@
 //! Workers run in threads as in carpel, so the same input does not always take the same path.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use carpel_devices::bus::BusDevice as _;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::virtio::VirtioDevice;
+use carpel_devices::virtio::driver::{self, NEXT, Ring, WRITE, register as r};
 use carpel_devices::virtio::runner::WorkerThreads;
 use carpel_devices::virtio::transport::mmio::Mmio;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
@@ -39,29 +39,6 @@ const SETTLE: Duration = Duration::from_micros(200);
 
 /// The network's steps with this byte and those above make it go away.
 const HANGS_UP: u8 = 0xF8;
-
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-
-/// Registers (virtio 1.2, section 4.2.2).
-mod register {
-    pub const DEVICE_FEATURES: u64 = 0x10;
-    pub const DEVICE_FEATURES_SELECT: u64 = 0x14;
-    pub const DRIVER_FEATURES: u64 = 0x20;
-    pub const DRIVER_FEATURES_SELECT: u64 = 0x24;
-    pub const QUEUE_SELECT: u64 = 0x30;
-    pub const QUEUE_SIZE_MAX: u64 = 0x34;
-    pub const QUEUE_SIZE: u64 = 0x38;
-    pub const QUEUE_READY: u64 = 0x44;
-    pub const NOTIFY: u64 = 0x50;
-    pub const INTERRUPT_STATUS: u64 = 0x60;
-    pub const INTERRUPT_ACK: u64 = 0x64;
-    pub const STATUS: u64 = 0x70;
-    pub const DESCRIPTORS: u64 = 0x80;
-    pub const AVAILABLE: u64 = 0x90;
-    pub const USED: u64 = 0xA0;
-}
-use register as r;
 
 /// What the driver is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,13 +99,6 @@ struct Guest {
     seen: Seen,
     /// Ends after `mmio`, so that no request waits.
     runners: WorkerThreads,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Ring {
-    size: u16,
-    available: u16,
-    used: u16,
 }
 
 impl Guest {
@@ -211,13 +181,11 @@ impl Guest {
     }
 
     fn read(&mut self, register: u64) -> u32 {
-        let mut data = [0; 4];
-        self.mmio.read(register, &mut data);
-        u32::from_le_bytes(data)
+        driver::read(&mut self.mmio, register)
     }
 
     fn write(&mut self, register: u64, value: u32) {
-        self.mmio.write(register, &value.to_le_bytes());
+        driver::write(&mut self.mmio, register, value);
         self.seen.live |= self.read(r::STATUS) & 4 != 0;
     }
 
@@ -240,16 +208,11 @@ impl Guest {
             if max == 0 {
                 break;
             }
-            let size = size.min(max);
-            self.write(r::QUEUE_SIZE, size.into());
             let base = queue as u64 * STRIDE + STRIDE;
-            for (register, offset) in [(r::DESCRIPTORS, 0), (r::AVAILABLE, 0x200), (r::USED, 0x300)] {
-                self.write(register, (base + offset) as u32);
-                self.write(register + 4, 0);
-            }
             self.memory.write_slice(&[0; 0x600], GuestAddress(base)).unwrap();
-            self.write(r::QUEUE_READY, 1);
-            self.queues.push(Ring { size, ..Ring::default() });
+            let ring = Ring::new(size.min(max), [base, base + 0x200, base + 0x300]);
+            ring.enable(&mut self.mmio, queue as u32);
+            self.queues.push(ring);
         }
         self.write(r::STATUS, 15);
     }
@@ -261,22 +224,13 @@ impl Guest {
     }
 
     fn descriptor(&mut self, queue: usize, index: u16, address: u64, length: u32, flags: u16, next: u16) {
-        let Some((_, base)) = self.ring(queue) else { return };
-        let mut bytes = address.to_le_bytes().to_vec();
-        bytes.extend(length.to_le_bytes());
-        bytes.extend(flags.to_le_bytes());
-        bytes.extend(next.to_le_bytes());
-        self.memory.write_slice(&bytes, GuestAddress(base + 16 * u64::from(index % ENTRIES))).unwrap();
+        let Some((queue, _)) = self.ring(queue) else { return };
+        self.queues[queue].set_descriptor(&self.memory, index % ENTRIES, (address, length, flags, next));
     }
 
     fn publish(&mut self, queue: usize, head: u16) {
-        let Some((queue, base)) = self.ring(queue) else { return };
-        let ring = &mut self.queues[queue];
-        let slot = base + 0x204 + 2 * u64::from(ring.available % ring.size);
-        ring.available = ring.available.wrapping_add(1);
-        let index = ring.available;
-        self.memory.write_obj(head, GuestAddress(slot)).unwrap();
-        self.memory.store(index, GuestAddress(base + 0x202), Ordering::Release).unwrap();
+        let Some((queue, _)) = self.ring(queue) else { return };
+        self.queues[queue].publish(&self.memory, head);
         self.write(r::NOTIFY, queue as u32);
     }
 
@@ -293,9 +247,10 @@ impl Guest {
         }
         self.publish(queue, 0);
         self.settle();
-        let used: u16 = self.memory.load(GuestAddress(base + 0x302), Ordering::Acquire).unwrap();
-        if used != self.queues[queue].used {
-            self.queues[queue].used = used;
+        let ring = &mut self.queues[queue];
+        let used = ring.used_index(&self.memory);
+        if used != ring.used {
+            ring.used = used;
             self.seen.used += 1;
         }
     }

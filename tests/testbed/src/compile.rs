@@ -28,6 +28,23 @@ pub struct Form {
     pub flat: bool,
 }
 
+/// PC guests are ELF files.
+pub const X86_64: Guests = Guests {
+    arch: "x86_64",
+    flags: &["-mgeneral-regs-only", "-mno-red-zone", "-fcf-protection=none", "-mcmodel=kernel"],
+    forms: &[Form { suffix: "", flags: &[], flat: false }],
+};
+/// Each guest as an Image, as the same without its header, and as an ELF file; with the MMU off, memory takes no unaligned access.
+pub const AARCH64: Guests = Guests {
+    arch: "aarch64",
+    flags: &["-mgeneral-regs-only", "-mstrict-align"],
+    forms: &[
+        Form { suffix: ".image", flags: &["-DIMAGE"], flat: true },
+        Form { suffix: ".flat", flags: &[], flat: true },
+        Form { suffix: ".elf", flags: &[], flat: false },
+    ],
+};
+
 /// No library, no relocation, nothing that a compiler adds for a hosted program; unused parts of the runtime are left out.
 const FREESTANDING: &[&str] = &[
     "-std=gnu11",

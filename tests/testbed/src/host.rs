@@ -6,16 +6,18 @@
 
 mod emulated;
 mod process;
+mod qemu;
 mod step;
 mod transcript;
+mod watch;
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -23,16 +25,18 @@ use crate::arch::Architecture;
 use crate::say::Task;
 use crate::workspace;
 use emulated::Emulated;
-use process::Process;
+use process::{Line, NoLine, Process};
+pub use qemu::{Origin, Qemu};
 pub use step::{Check, Outcome, Output, Step};
 use transcript::{Event, Transcript};
+use watch::{BEAT, Loss, Watch};
 
 /// Guests in one boot of an emulated host. After dozens of monitors, 3 of 10 hosts stopped (QEMU busy, cause unknown).
 const GUESTS_PER_BOOT: usize = 10;
-/// How long a host may take to boot, and be silent beyond the limit of the step that runs.
-const HOST_SLACK: Duration = Duration::from_mins(1);
-/// How often a host that stopped is booted again.
-const RETRIES: usize = 1;
+/// How often a step whose host was lost is repeated, in another boot.
+const REPEATS: usize = 1;
+/// After so many boots in a row that lost their host before a step began, no other is tried.
+const FUTILE_BOOTS: usize = 2;
 
 /// Runs a step's script in a session of its own, so that its limit ends all that it started. Numbers are the step's and its limit in
 /// seconds; times are seconds since the boot.
@@ -44,7 +48,7 @@ step() {
     pid=$!
     (sleep "$2" >/dev/null 2>&1; printf '\n@@limit %s\n' "$1"; kill -KILL "-$pid") &
     watch=$!
-    wait "$pid" 2>/dev/null
+    wait "$pid"
     status=$?
     kill "$watch" 2>/dev/null
     kill -KILL "-$pid" 2>/dev/null
@@ -70,23 +74,58 @@ pub struct Host {
     files: Vec<(String, PathBuf)>,
     echo: Echo,
     boots: usize,
-    lost: usize,
+    lost: Vec<String>,
+}
+
+/// A step that has not ended, and how often a host was lost that ran it.
+struct Pending<'a> {
+    step: &'a Step,
+    losses: usize,
+}
+
+/// A boot that did not come to its end.
+struct Lost {
+    why: Loss,
+    /// Whether a step ran, and not the host's own start.
+    ran: bool,
 }
 
 impl Host {
-    /// Chooses between this machine and an emulated one, and says in one line what and why.
-    pub fn choose(arch: &'static Architecture, echo: Echo) -> Result<Self> {
-        let emulated = match why_not_this_machine(arch) {
-            None => {
-                println!("   host: this machine, for its /dev/kvm can run an unmodified Linux");
-                None
-            }
-            Some(reason) => {
-                println!("   host: {} under QEMU's emulation, for {reason}", arch.host);
-                Some(Emulated::obtain(arch)?)
-            }
+    /// Chooses between this machine and an emulated one, and says in a line each which, and by which QEMU: the one that is `asked` for,
+    /// else the usual one.
+    pub fn choose(arch: &'static Architecture, echo: Echo, asked: Option<Origin>) -> Result<Self> {
+        let Some(reason) = why_not_this_machine(arch) else {
+            println!("   host: this machine, for its /dev/kvm can run an unmodified Linux");
+            return Ok(Self::direct(arch, echo));
         };
-        Ok(Self { arch, emulated, files: Vec::new(), echo, boots: 0, lost: 0 })
+        println!("   host: {} under QEMU's emulation, for {reason}", arch.host);
+        Self::emulated(arch, echo, asked)
+    }
+
+    /// Whether hosts of this kind are emulated on this machine.
+    pub fn needs_emulation(arch: &Architecture) -> bool {
+        why_not_this_machine(arch).is_some()
+    }
+
+    /// An emulated host, also where this machine could do.
+    pub fn emulated(arch: &'static Architecture, echo: Echo, asked: Option<Origin>) -> Result<Self> {
+        Ok(Self { emulated: Some(Emulated::obtain(arch, asked)?), ..Self::direct(arch, echo) })
+    }
+
+    /// This machine as the host.
+    fn direct(arch: &'static Architecture, echo: Echo) -> Self {
+        Self { arch, emulated: None, files: Vec::new(), echo, boots: 0, lost: Vec::new() }
+    }
+
+    /// What its logs are called by: its architecture, and what it is emulated by where there are several.
+    pub fn name(&self) -> String {
+        let kind = self.emulated.as_ref().and_then(Emulated::kind).map_or(String::new(), |kind| format!("-{kind}"));
+        format!("{}{kind}", self.arch.host)
+    }
+
+    /// What it is, for people.
+    pub fn describe(&self) -> String {
+        self.emulated.as_ref().map_or_else(|| "this machine".to_owned(), Emulated::describe)
     }
 
     /// Puts a copy of `source` into the directory in which steps run.
@@ -95,9 +134,9 @@ impl Host {
         self
     }
 
-    /// How many boots of the host stopped before their last step.
-    pub fn lost(&self) -> usize {
-        self.lost
+    /// The boots of the host that did not come to their end: which, while what ran, and why.
+    pub fn lost(&self) -> &[String] {
+        &self.lost
     }
 
     /// How often the host was booted.
@@ -109,65 +148,109 @@ impl Host {
     pub fn run(&mut self, steps: &[Step]) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::new();
         for batch in batches(steps) {
-            let mut todo: VecDeque<&Step> = batch.iter().collect();
-            for _ in 0..=RETRIES {
-                if self.boot(&mut todo, &mut outcomes)? {
-                    break;
-                }
-                self.lost += 1;
-                println!(
-                    "   the host stopped (lost so far: {} of {} boots); {} steps to go",
-                    self.lost,
-                    self.boots,
-                    todo.len()
-                );
-            }
-            for step in todo {
-                let outcome = step.fail("Its host stopped, and again when retried");
-                println!("{}", outcome.line());
-                outcomes.push(outcome);
-            }
+            let mut todo = batch.iter().map(|step| Pending { step, losses: 0 }).collect();
+            self.run_batch(&mut todo, &mut outcomes)?;
         }
         Ok(outcomes)
     }
 
-    /// Boots once and moves the steps that end from `todo` to `outcomes`. Whether the host came to its own end.
-    fn boot(&mut self, todo: &mut VecDeque<&Step>, outcomes: &mut Vec<Outcome>) -> Result<bool> {
+    /// Boots until every step has ended or was lost with its host as often as may be.
+    fn run_batch(&mut self, todo: &mut VecDeque<Pending>, outcomes: &mut Vec<Outcome>) -> Result<()> {
+        let mut futile = 0;
+        while !todo.is_empty() {
+            let before = todo.len();
+            let Some(Lost { why, ran }) = self.boot(todo, outcomes)? else { return Ok(()) };
+            let running = todo.front().filter(|_| ran).map(|pending| &pending.step.name);
+            let when = running.map_or_else(|| "while no step ran".to_owned(), |name| format!("in {name:?}"));
+            self.lost.push(format!("{} boot {}, {when}: {why}", self.name(), self.boots));
+            futile = if ran || todo.len() < before { 0 } else { futile + 1 };
+            let given_up = if futile == FUTILE_BOOTS { todo.len() } else { usize::from(ran && repeated(todo)) };
+            for Pending { step, .. } in todo.drain(..given_up) {
+                let outcome = step.fail(&format!("Its host was lost, and again when this was repeated: {why}"));
+                println!("{}", outcome.line());
+                outcomes.push(outcome);
+            }
+            self.tell_loss(todo.len())?;
+        }
+        Ok(())
+    }
+
+    /// Says what was lost, also at the end of the boot's log.
+    fn tell_loss(&self, left: usize) -> Result<()> {
+        let lost = self.lost.last().map_or("", |lost| lost);
+        println!("   host lost: {lost} ({} of {} boots so far; {left} steps left)", self.lost.len(), self.boots);
+        let mut log = File::options().append(true).open(self.log_path())?;
+        Ok(writeln!(log, "host lost: {lost}")?)
+    }
+
+    /// Boots once and moves the steps that end from `todo` to `outcomes`. None if the host came to its own end.
+    fn boot(&mut self, todo: &mut VecDeque<Pending>, outcomes: &mut Vec<Outcome>) -> Result<Option<Lost>> {
         self.boots += 1;
-        let scripts = scripts(todo.iter().copied());
+        let scripts = scripts(todo.iter().map(|pending| pending.step));
         let directory = tempfile::tempdir().context("Creating a directory for the host")?;
         let mut command = match &self.emulated {
             Some(emulated) => emulated.command(directory.path(), &self.files, &scripts)?,
             None => self.directly(directory.path(), &scripts)?,
         };
         let mut log = self.log()?;
-        let mut task = Task::start(format!("host boot {}", self.boots));
+        let mut task = Task::start(format!("{} boot {}", self.name(), self.boots));
         let process = Process::start(&mut command)?;
-
-        let limits = todo.iter().map(|step| step.limit);
-        let silence = limits.clone().max().unwrap_or_default() + HOST_SLACK;
-        let deadline = Instant::now() + limits.sum::<Duration>() + HOST_SLACK;
+        let mut watch = Watch::start(Instant::now(), self.emulated.is_some());
         let mut transcript = Transcript::default();
-        while let Some(line) = process.line(silence.min(deadline.saturating_duration_since(Instant::now()))) {
-            log.write_all(line.as_bytes())?;
-            log.write_all(b"\n")?;
-            match transcript.feed(&line) {
-                Event::Host => self.show(&task, Echo::Everything, &line),
-                Event::Text => self.show(&task, Echo::Steps, &line),
-                Event::Begin => task.news(todo.front().map_or("", |step| &step.name)),
-                Event::End(output) => {
-                    let Some(step) = todo.pop_front() else { bail!("The host ran a step too many") };
-                    let outcome = step.judge(output);
-                    task.line(&outcome.line());
-                    outcomes.push(outcome);
+        loop {
+            let line = process.line(watch.deadline());
+            let now = Instant::now();
+            let loss = match line {
+                Ok(Line::Console(line)) => {
+                    writeln!(log, "host: {line}")?;
+                    self.show(&task, Echo::Everything, &line);
+                    watch.console(now, &line)
                 }
-                Event::Done => {
-                    task.done();
-                    return Ok(true);
+                Ok(Line::Steps(line)) => {
+                    writeln!(log, "{line}")?;
+                    let event = transcript.feed(&line);
+                    if event == Event::Done {
+                        task.done();
+                        return Ok(None);
+                    }
+                    self.follow(event, &line, (&mut task, &mut watch), todo, outcomes)?;
+                    None
                 }
+                Err(NoLine::Yet) => None,
+                Err(NoLine::EverAgain) => Some(watch.ended()),
+            };
+            if let Some(why) = loss.or_else(|| watch.expired(now)) {
+                return Ok(Some(Lost { why, ran: transcript.is_running() }));
             }
         }
-        Ok(false)
+    }
+
+    /// Does what an event of the transcript asks for.
+    fn follow(
+        &self,
+        event: Event,
+        line: &str,
+        (task, watch): (&mut Task, &mut Watch),
+        todo: &mut VecDeque<Pending>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<()> {
+        match event {
+            Event::Host => self.show(task, Echo::Everything, line),
+            Event::Text | Event::Done => self.show(task, Echo::Steps, line),
+            Event::Begin => {
+                let Some(Pending { step, .. }) = todo.front() else { bail!("The host began a step too many") };
+                task.news(&step.name);
+                watch.step(Instant::now(), step.limit);
+            }
+            Event::End(output) => {
+                let Some(Pending { step, .. }) = todo.pop_front() else { bail!("The host ran a step too many") };
+                watch.between(Instant::now());
+                let outcome = step.judge(output);
+                task.line(&outcome.line());
+                outcomes.push(outcome);
+            }
+        }
+        Ok(())
     }
 
     fn directly(&self, directory: &Path, scripts: &[(String, String)]) -> Result<Command> {
@@ -183,32 +266,46 @@ impl Host {
     }
 
     fn show(&self, task: &Task, needed: Echo, line: &str) {
-        if !line.is_empty() && (self.echo == Echo::Everything || self.echo == needed) {
+        if !line.is_empty() && !line.contains(BEAT) && (self.echo == Echo::Everything || self.echo == needed) {
             task.line(&format!("   | {line}"));
         }
     }
 
     /// Where this boot's transcript goes.
     fn log(&self) -> Result<File> {
-        let path = workspace::logs().join(format!("{}-host-{}.log", self.arch.host, self.boots));
         fs::create_dir_all(workspace::logs())?;
+        let path = self.log_path();
         File::create(&path).with_context(|| format!("Creating {}", path.display()))
+    }
+
+    fn log_path(&self) -> PathBuf {
+        workspace::logs().join(format!("{}-host-{}.log", self.name(), self.boots))
     }
 }
 
 /// Why a guest Linux cannot run on this machine's own /dev/kvm; none if it can.
 fn why_not_this_machine(arch: &Architecture) -> Option<String> {
-    if !arch.is_native() {
-        return Some(format!("this machine is {}", std::env::consts::ARCH));
-    }
-    if let Err(err) = File::options().read(true).write(true).open("/dev/kvm") {
+    let kvm = || File::options().read(true).write(true).open("/dev/kvm").map(drop);
+    let cpuinfo = || fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    arch.why_not_this_machine().or_else(|| why_not_this_kvm(arch, kvm(), &cpuinfo()))
+}
+
+fn why_not_this_kvm(arch: &Architecture, kvm: io::Result<()>, cpuinfo: &str) -> Option<String> {
+    if let Err(err) = kvm {
         return Some(format!("this machine's /dev/kvm does not open ({err})"));
     }
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     let runs_guests = flags.split_whitespace().any(|flag| arch.kvm_flags.contains(&flag));
-    (!runs_guests)
+    (!runs_guests && !arch.kvm_flags.is_empty())
         .then(|| format!("this machine's CPU shows none of {}: its /dev/kvm is software", arch.kvm_flags.join(", ")))
+}
+
+/// Counts that a host was lost in the first step; whether that was its last chance.
+fn repeated(todo: &mut VecDeque<Pending>) -> bool {
+    todo.front_mut().is_some_and(|step| {
+        step.losses += 1;
+        step.losses > REPEATS
+    })
 }
 
 /// Consecutive steps that share a boot.
@@ -244,6 +341,7 @@ fn scripts<'a>(steps: impl Iterator<Item = &'a Step> + Clone) -> Vec<(String, St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn step(script: &str, guests: usize) -> Step {
         let check: Check =
@@ -253,7 +351,7 @@ mod tests {
 
     /// This machine as the host: steps that boot no guest run anywhere.
     fn direct() -> Host {
-        Host { arch: &crate::arch::X86_64, emulated: None, files: Vec::new(), echo: Echo::Nothing, boots: 0, lost: 0 }
+        Host::direct(&crate::arch::X86_64, Echo::Nothing)
     }
 
     #[test]
@@ -273,18 +371,56 @@ mod tests {
         assert_eq!(outcomes[1].verdict.as_ref().unwrap_err().to_string(), "status 3");
         assert!(output(2).out_of_time && output(2).text == "unfinished\n", "{:?}", output(2));
         assert!(outcomes[2].verdict.as_ref().unwrap_err().to_string().contains("after 2 s"));
-        assert_eq!((host.boots(), host.lost()), (1, 0));
+        assert_eq!((host.boots(), host.lost().len()), (1, 0));
     }
 
     #[test]
-    fn a_host_that_stops_is_booted_once_more_for_what_is_left() {
-        // The first step succeeds; the second ends the driver itself, so that its host never says that it is done.
-        let steps = [step("true", 1), step("kill -KILL $PPID", 1)];
+    fn a_step_whose_host_is_lost_is_repeated_once_and_the_others_still_run() {
+        // The second step ends the driver itself, so that its host never says that it is done.
+        let steps = [step("true", 1), step("kill -KILL $PPID", 1), step("true", 1)];
         let mut host = direct();
         let outcomes = host.run(&steps).unwrap();
-        assert!(outcomes[0].verdict.is_ok());
-        assert!(outcomes[1].verdict.as_ref().unwrap_err().to_string().contains("retried"));
-        assert_eq!((host.boots(), host.lost()), (2, 2));
+        let verdicts: Vec<_> = outcomes.iter().map(|outcome| outcome.verdict.is_ok()).collect();
+        assert_eq!(verdicts, [true, false, true]);
+        let err = outcomes[1].verdict.as_ref().unwrap_err().to_string();
+        assert!(err.contains("again when this was repeated"), "{err}");
+        assert_eq!((host.boots(), host.lost().len()), (3, 2));
+        for lost in host.lost() {
+            assert!(lost.contains("in \"kill -KILL $PPID\": it ended early"), "{lost}");
+        }
+    }
+
+    /// The driver's standard error stands for the console of an emulated host.
+    #[test]
+    fn a_lockup_of_the_hosts_kernel_loses_the_host_at_once_and_one_on_a_guests_console_does_not() {
+        const LOCKUP: &str = "echo '[  241.5] watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [vcpu0]'";
+        let mut guest = step(&format!("{LOCKUP}; {LOCKUP} >&2"), 1);
+        guest.limit = Duration::from_mins(1);
+        // The host repeats itself, and its step never ends.
+        let mut wedged = step(&format!("while sleep 0.1; do {LOCKUP} >/proc/$PPID/fd/2; done"), 1);
+        wedged.limit = Duration::from_mins(1);
+        let began = Instant::now();
+        let mut host = direct();
+        let outcomes = host.run(&[guest, wedged, step("true", 1)]).unwrap();
+        let verdicts: Vec<_> = outcomes.iter().map(|outcome| outcome.verdict.is_ok()).collect();
+        assert_eq!(verdicts, [true, false, true]);
+        assert!(outcomes[0].output.as_ref().unwrap().text.contains("soft lockup"));
+        assert_eq!(host.lost().len(), 2);
+        let expected = "its kernel said \"watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [vcpu0]\"";
+        assert!(host.lost()[0].ends_with(expected), "{:?}", host.lost());
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_kvm_is_software_only_where_its_processor_could_say_so_and_does_not() {
+        let (pc, arm) = (&crate::arch::X86_64, &crate::arch::AARCH64);
+        let flags = |flag: &str| format!("model name\t: x\nflags\t\t: fpu {flag} sse\n");
+        assert_eq!(why_not_this_kvm(pc, Ok(()), &flags("svm")), None);
+        assert!(why_not_this_kvm(pc, Ok(()), &flags("de")).unwrap().contains("none of vmx, svm"));
+        assert_eq!(why_not_this_kvm(arm, Ok(()), "Features\t: fp asimd\n"), None);
+        let missing = || Err(io::Error::from(io::ErrorKind::NotFound));
+        assert!(why_not_this_kvm(arm, missing(), "").unwrap().contains("does not open"));
+        assert!(why_not_this_kvm(pc, missing(), &flags("svm")).unwrap().contains("does not open"));
     }
 
     #[test]

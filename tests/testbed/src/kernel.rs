@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::arch::Architecture;
 use crate::cache;
 use crate::module::{self, Module};
-use crate::packages::{candidate_for, names};
+use crate::packages::{candidate_for, install, names};
 
 /// A stock kernel, unpacked in the cache.
 #[derive(Debug)]
@@ -56,8 +56,8 @@ impl StockKernel {
             find(&self.modules, name)?.with_context(|| format!("Kernel {} has no module {name}", self.release))?;
         let bytes = fs::read(&file).with_context(|| format!("Reading {}", file.display()))?;
         match file.extension().and_then(|extension| extension.to_str()) {
-            Some("xz") => filter("xz", &bytes),
-            Some("zst") => filter("zstd", &bytes),
+            Some("xz") => install(&["xz-utils"]).and_then(|()| filter("xz", &bytes)),
+            Some("zst") => install(&["zstd"]).and_then(|()| filter("zstd", &bytes)),
             _ => Ok(bytes),
         }
     }

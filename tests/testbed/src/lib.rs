@@ -9,6 +9,7 @@ pub mod compile;
 pub mod demo;
 pub mod guest;
 pub mod host;
+pub mod hosts;
 pub mod initramfs;
 pub mod iomem;
 pub mod kernel;

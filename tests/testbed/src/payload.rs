@@ -6,27 +6,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::compile::{Form, Guests, build_guests};
+use crate::compile::{AARCH64, build_guests};
 use crate::workspace;
 
-/// Each guest as an Image, as the same without its header, and as an ELF file; with the MMU off, memory takes no unaligned access.
-const AARCH64: Guests = Guests {
-    arch: "aarch64",
-    flags: &["-mgeneral-regs-only", "-mstrict-align"],
-    forms: &[
-        Form { suffix: ".image", flags: &["-DIMAGE"], flat: true },
-        Form { suffix: ".flat", flags: &[], flat: true },
-        Form { suffix: ".elf", flags: &[], flat: false },
-    ],
-};
-
-/// The image of a payload for this architecture.
+/// The image of a payload for this architecture; of its forms, the one that stock kernels have there too.
 ///
 /// # Panics
 /// If there is none of that name; the message lists those there are.
 pub fn path(name: &str) -> PathBuf {
     let directory = Path::new(env!("OUT_DIR")).join("payloads").join(ARCH);
-    let image = directory.join(name);
+    let image = directory.join(if ARCH == AARCH64.arch { format!("{name}.image") } else { name.to_owned() });
     assert!(image.is_file(), "No payload is named {name:?}; there are {}", names(&directory).join(", "));
     image
 }
@@ -70,13 +59,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payloads_are_64_bit_elf_images() {
+    fn payloads_have_the_form_of_the_architecture() {
         let image = fs::read(path("hello")).unwrap();
-        assert_eq!(image[..5], *b"\x7fELF\x02");
+        let (at, magic) =
+            if ARCH == AARCH64.arch { (56, b"ARM\x64".as_slice()) } else { (0, b"\x7fELF\x02".as_slice()) };
+        assert!(image[at..].starts_with(magic), "{:x?}", &image[..64]);
     }
 
     #[test]
-    #[should_panic(expected = ", bootinfo, ")]
+    #[should_panic(expected = ", hello")]
     fn an_unknown_name_lists_the_known_ones() {
         path("none");
     }

@@ -4,16 +4,20 @@
 //! minute, so that a log stays short and a watchdog of a CI system sees life.
 
 use std::fmt::Display;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// How often a task without a terminal prints its news.
 const NEWS_INTERVAL: Duration = Duration::from_secs(30);
 
+/// The spinners of all tasks that run.
+static SPINNERS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
 /// Prints a heading.
 pub fn heading(text: impl Display) {
-    println!("\n== {text}");
+    SPINNERS.suspend(|| println!("\n== {text}"));
 }
 
 /// Seconds with one digit after the point, as every line here shows them.
@@ -33,7 +37,7 @@ impl Task {
     /// Says that the task `name` begins.
     pub fn start(name: impl Into<String>) -> Self {
         let name = name.into();
-        let bar = ProgressBar::new_spinner();
+        let bar = SPINNERS.add(ProgressBar::new_spinner());
         if bar.is_hidden() {
             println!("   {name} ...");
         } else if let Ok(style) = ProgressStyle::with_template("   {spinner} {prefix} ({elapsed}) {wide_msg}") {
@@ -57,13 +61,13 @@ impl Task {
 
     /// Prints a line beside the task without disturbing its spinner.
     pub fn line(&self, text: &str) {
-        self.bar.suspend(|| println!("{text}"));
+        SPINNERS.suspend(|| println!("{text}"));
     }
 
     /// Says that the task is finished, and how long it took.
     pub fn done(self) {
         self.bar.finish_and_clear();
-        println!("   {}: {}", self.name, seconds(self.started.elapsed()));
+        SPINNERS.suspend(|| println!("   {}: {}", self.name, seconds(self.started.elapsed())));
     }
 }
 

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::arch::Architecture;
 use crate::cache;
 use crate::command::{md5, output, shown};
-use crate::packages::{candidate, install_tools, names};
+use crate::compile::compiler;
+use crate::packages::{KERNEL_BUILD, candidate, install, names};
 use crate::say::Task;
 use crate::workspace;
 
@@ -30,7 +31,10 @@ impl TinyKernel {
         let source = candidate(names()?.source)?.dependency("linux-source-")?;
         let name = format!("tiny-{}-{}-{}", arch.name, source.version, &md5(&fragment)?[..8]);
         let ready = cache::once(&name, |directory| {
-            install_tools()?;
+            install(KERNEL_BUILD)?;
+            if !arch.is_native() {
+                install(arch.cross)?;
+            }
             source.unpack_into(directory)?;
             build(arch, &fragment, directory)
         })?;
@@ -72,8 +76,12 @@ fn build(arch: &Architecture, fragment: &Path, directory: &Path) -> Result<()> {
 
 fn make(arch: &Architecture, source: &Path) -> Command {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut make = Command::new("make");
-    make.current_dir(source).arg(format!("-j{jobs}")).arg(format!("ARCH={}", arch.name));
+    // It is built beside tests, which have limits of time.
+    let mut make = Command::new("nice");
+    make.arg("make").current_dir(source).arg(format!("-j{jobs}")).arg(format!("ARCH={}", arch.name));
+    if !arch.is_native() {
+        make.arg(format!("CROSS_COMPILE={}", compiler(arch.name, "")));
+    }
     // The kernel's build reads cargo's own variables as its own where both use a name.
     for name in ["MAKEFLAGS", "MFLAGS", "TARGET", "HOST"] {
         make.env_remove(name);

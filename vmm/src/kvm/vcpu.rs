@@ -64,7 +64,10 @@ impl Vcpu {
             Left::EndOfInterrupt(vector) => Exit::EndOfInterrupt(vector),
             Left::Firmware(event) => Exit::Firmware(event),
             Left::Interrupted => Exit::Interrupted,
-            Left::Dead(death) => Exit::Dead(host::explain(self.id, &mut self.fd, &death)),
+            Left::Dead(death) => {
+                let reason = host::explain(self.id, &mut self.fd, &death);
+                if matches!(death, Death::Shutdown) { Exit::TripleFault(reason) } else { Exit::Dead(reason) }
+            }
             Left::Refused(error) => Exit::Refused(format!("vCPU {} cannot go on: KVM_RUN failed: {error}", self.id)),
         }
     }

@@ -2,45 +2,49 @@
 //!
 //! What differs from the chip: a byte is transmitted at once, so the transmitter is always empty; the receive FIFO holds
 //! 64 bytes, and any of them raises the received-data interrupt, whatever the trigger level; line errors other than an
-//! overrun do not happen. Its interrupt is an edge for each cause that becomes pending, since the ISA line is
+//! overrun do not happen. No input is lost to a driver that sets the chip up: switching the FIFOs empties none, clearing the
+//! receiver drops what the guest was shown, and loopback has a FIFO of its own. Its interrupt is an edge for each cause that becomes pending, since the ISA line is
 //! edge-triggered. OUT2, which connects a PC's line, is not asked for: kernels forget it, and other monitors let them.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 
-use crate::interrupt::IrqLine;
+use crate::interrupt::InterruptSink;
+use crate::legacy::receiver::Receiver;
 
 pub const DATA: u8 = 0;
 pub const INTERRUPT_ENABLE: u8 = 1;
-const IDENTIFICATION_OR_FIFO: u8 = 2;
-const LINE_CONTROL: u8 = 3;
-const MODEM_CONTROL: u8 = 4;
+pub const IDENTIFICATION_OR_FIFO: u8 = 2;
+pub const LINE_CONTROL: u8 = 3;
+pub const MODEM_CONTROL: u8 = 4;
 pub const LINE_STATUS: u8 = 5;
-const MODEM_STATUS: u8 = 6;
+pub const MODEM_STATUS: u8 = 6;
 const SCRATCH: u8 = 7;
 
 /// Interrupt enable: received data, transmitter empty, line status, modem status.
 pub const RECEIVED: u8 = 1 << 0;
-const TRANSMITTED: u8 = 1 << 1;
-const LINE: u8 = 1 << 2;
+pub const TRANSMITTED: u8 = 1 << 1;
+pub const LINE: u8 = 1 << 2;
 const MODEM: u8 = 1 << 3;
 /// Every interrupt that a 16550A has.
 pub const ALL_INTERRUPTS: u8 = RECEIVED | TRANSMITTED | LINE | MODEM;
 
 /// Interrupt identification by falling priority (table II), each with its enable bit.
-const PRIORITIES: [(u8, u8); 4] = [(LINE, 0b0110), (RECEIVED, 0b0100), (TRANSMITTED, 0b0010), (MODEM, 0b0000)];
-const NO_INTERRUPT: u8 = 1 << 0;
+const PRIORITIES: [(u8, u8); 4] = [(LINE, 0b0110), (RECEIVED, RECEIVED_DATA), (TRANSMITTED, 0b0010), (MODEM, 0b0000)];
+const RECEIVED_DATA: u8 = 0b0100;
+const IDENTIFICATION: u8 = 0x0f;
+pub const NO_INTERRUPT: u8 = 1 << 0;
 const FIFOS_ENABLED: u8 = 0xc0;
 
-const FIFO_ENABLE: u8 = 1 << 0;
-const FIFO_CLEAR_RECEIVER: u8 = 1 << 1;
+pub const FIFO_ENABLE: u8 = 1 << 0;
+pub const FIFO_CLEAR_RECEIVER: u8 = 1 << 1;
 
 pub const DIVISOR_LATCH_ACCESS: u8 = 1 << 7;
 
 const DTR: u8 = 1 << 0;
 const RTS: u8 = 1 << 1;
-const OUT1: u8 = 1 << 2;
-const OUT2: u8 = 1 << 3;
+pub const OUT1: u8 = 1 << 2;
+pub const OUT2: u8 = 1 << 3;
 pub const LOOPBACK: u8 = 1 << 4;
 /// Bits 5 to 7 of the modem control register are always 0.
 const MODEM_CONTROL_STORED: u8 = 0x1f;
@@ -65,9 +69,11 @@ pub const FIFO_SIZE: usize = 64;
 
 /// A 16550A.
 pub struct Uart {
-    irq: IrqLine,
+    irq: Box<dyn InterruptSink>,
     output: Box<dyn Write + Send>,
-    received: VecDeque<u8>,
+    receiver: Receiver,
+    /// What the chip received of itself, in loopback. It comes before what was received of the line.
+    looped: VecDeque<u8>,
     divisor: [u8; 2],
     enabled: u8,
     fifos: bool,
@@ -85,11 +91,12 @@ pub struct Uart {
 
 impl Uart {
     /// A chip after reset, that interrupts by `irq` and transmits to `output`, one write and flush for each byte.
-    pub fn new(irq: IrqLine, output: Box<dyn Write + Send>) -> Self {
+    pub fn new(irq: Box<dyn InterruptSink>, output: Box<dyn Write + Send>) -> Self {
         Self {
             irq,
             output,
-            received: VecDeque::new(),
+            receiver: Receiver::default(),
+            looped: VecDeque::new(),
             divisor: DIVISOR_START,
             enabled: 0,
             fifos: false,
@@ -120,21 +127,57 @@ impl Uart {
 
     /// How many bytes it can receive.
     pub fn room(&self) -> usize {
-        let size = if self.fifos { FIFO_SIZE } else { 1 };
-        size.saturating_sub(self.received.len())
+        self.capacity().saturating_sub(self.receiver.len())
     }
 
-    /// Whether a received byte waits to be read.
+    /// Whether the guest finds a byte to read.
     pub fn has_data(&self) -> bool {
-        !self.received.is_empty()
+        !self.looped.is_empty() || !self.loopback() && self.receiver.has_data()
     }
 
-    /// Receives bytes; those that there is no room for are lost.
+    /// Receives bytes from the line; those that there is no room for are lost.
     pub fn receive(&mut self, bytes: &[u8]) {
-        let room = self.room();
-        self.overrun |= bytes.len() > room;
-        self.received.extend(bytes.iter().take(room));
+        let taken = self.room().min(bytes.len());
+        self.overrun |= taken < bytes.len();
+        self.receiver.receive(&bytes[..taken]);
         self.interrupt();
+    }
+
+    /// The guest listens: it finds all that was received.
+    pub fn listen(&mut self) {
+        if self.receiver.bring_back() {
+            self.interrupt();
+        }
+    }
+
+    /// The guest, which listens, read `value` from a register: if that told it of received data, all of it counts as shown.
+    pub fn told(&mut self, register: u8, value: u8) {
+        let of_data = match register {
+            LINE_STATUS => value & DATA_READY != 0,
+            IDENTIFICATION_OR_FIFO => value & IDENTIFICATION == RECEIVED_DATA,
+            _ => false,
+        };
+        if of_data && !self.loopback() {
+            self.receiver.show();
+        }
+    }
+
+    const fn capacity(&self) -> usize {
+        if self.fifos { FIFO_SIZE } else { 1 }
+    }
+
+    fn read_data(&mut self) -> u8 {
+        let byte = match self.looped.pop_front() {
+            None if !self.loopback() => self.receiver.pop(),
+            looped => looped,
+        };
+        byte.unwrap_or_default()
+    }
+
+    fn line_status(&mut self) -> u8 {
+        let data = if self.has_data() { DATA_READY } else { 0 };
+        let overrun = if std::mem::take(&mut self.overrun) { OVERRUN } else { 0 };
+        TRANSMITTER_EMPTY | data | overrun
     }
 
     /// Reads a register, 0 to 7.
@@ -142,16 +185,12 @@ impl Uart {
         let value = match register {
             DATA if self.latch() => self.divisor[0],
             INTERRUPT_ENABLE if self.latch() => self.divisor[1],
-            DATA => self.received.pop_front().unwrap_or_default(),
+            DATA => self.read_data(),
             INTERRUPT_ENABLE => self.enabled,
             IDENTIFICATION_OR_FIFO => self.identify(),
             LINE_CONTROL => self.line_control,
             MODEM_CONTROL => self.modem_control,
-            LINE_STATUS => {
-                let data = if self.has_data() { DATA_READY } else { 0 };
-                let overrun = if std::mem::take(&mut self.overrun) { OVERRUN } else { 0 };
-                TRANSMITTER_EMPTY | data | overrun
-            }
+            LINE_STATUS => self.line_status(),
             MODEM_STATUS => self.modem_lines() | std::mem::take(&mut self.modem_changes),
             SCRATCH => self.scratch,
             _ => 0xff,
@@ -187,7 +226,11 @@ impl Uart {
     fn transmit(&mut self, byte: u8) -> io::Result<()> {
         self.transmitted = true;
         if self.loopback() {
-            self.receive(&[byte]);
+            if self.looped.len() < self.capacity() {
+                self.looped.push_back(byte);
+            } else {
+                self.overrun = true;
+            }
             return Ok(());
         }
         self.output.write_all(&[byte])?;
@@ -196,11 +239,16 @@ impl Uart {
 
     fn control_fifos(&mut self, value: u8) {
         let enable = value & FIFO_ENABLE != 0;
-        // Switching FIFOs on or off empties them; the other bits count only while they are on.
-        if enable != self.fifos || enable && value & FIFO_CLEAR_RECEIVER != 0 {
-            self.received.clear();
-        }
+        // The chip also empties its FIFOs when they are switched on or off, after which it cannot hold what it received in
+        // the other mode. But Linux enables the receive interrupt before it switches the FIFOs on, and what was typed in
+        // between is no less meant for it. The other bits count only together with the first.
         self.fifos = enable;
+        if enable && value & FIFO_CLEAR_RECEIVER != 0 {
+            self.looped.clear();
+            self.receiver.drop_shown();
+            // Linux reads the data register behind that, to make sure.
+            self.receiver.set_aside();
+        }
     }
 
     fn control_modem(&mut self, value: u8) {
@@ -259,10 +307,11 @@ impl Uart {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interrupt::IrqLine;
 
     fn uart() -> (Uart, IrqLine) {
         let irq = IrqLine::new().unwrap();
-        (Uart::new(irq.clone(), Box::new(io::sink())), irq)
+        (Uart::new(Box::new(irq.clone()), Box::new(io::sink())), irq)
     }
 
     /// The edges since the last call.
@@ -352,18 +401,56 @@ mod tests {
     }
 
     #[test]
-    fn fifos_are_enabled_emptied_and_disabled() {
+    fn fifos_are_enabled_and_disabled_without_loss() {
         let (mut uart, _) = uart();
         uart.receive(b"a");
         uart.write(IDENTIFICATION_OR_FIFO, FIFO_ENABLE).unwrap();
-        assert_eq!((uart.room(), uart.read(IDENTIFICATION_OR_FIFO)), (FIFO_SIZE, 0xc1));
-        uart.receive(&[b'x'; FIFO_SIZE + 1]);
+        assert_eq!((uart.room(), uart.read(IDENTIFICATION_OR_FIFO)), (FIFO_SIZE - 1, 0xc1));
+        uart.receive(&[b'x'; FIFO_SIZE]);
         assert_eq!((uart.room(), uart.read(LINE_STATUS)), (0, 0x63));
-        uart.write(IDENTIFICATION_OR_FIFO, FIFO_ENABLE | FIFO_CLEAR_RECEIVER).unwrap();
-        assert_eq!((uart.room(), uart.read(LINE_STATUS)), (FIFO_SIZE, 0x60));
-        uart.receive(b"a");
         uart.write(IDENTIFICATION_OR_FIFO, FIFO_CLEAR_RECEIVER).unwrap();
-        assert_eq!((uart.room(), uart.read(IDENTIFICATION_OR_FIFO)), (1, 0x01));
+        assert_eq!((uart.room(), uart.read(IDENTIFICATION_OR_FIFO)), (0, 0x01));
+        let received: Vec<_> = (0..FIFO_SIZE).map(|_| uart.read(DATA)).collect();
+        assert_eq!((received[0], &received[1..]), (b'a', &[b'x'; FIFO_SIZE - 1][..]));
+        assert_eq!(uart.room(), 1);
+    }
+
+    #[test]
+    fn clearing_the_receiver_drops_what_the_guest_was_shown() {
+        for told_by in [LINE_STATUS, IDENTIFICATION_OR_FIFO] {
+            let (mut uart, irq) = uart();
+            uart.write(IDENTIFICATION_OR_FIFO, FIFO_ENABLE).unwrap();
+            uart.write(INTERRUPT_ENABLE, RECEIVED).unwrap();
+            uart.receive(b"abc");
+            let value = uart.read(told_by);
+            uart.told(told_by, value);
+            assert_eq!(uart.read(DATA), b'a');
+            uart.receive(b"de");
+            assert_eq!(edges(&irq), 1);
+            uart.write(IDENTIFICATION_OR_FIFO, FIFO_ENABLE | FIFO_CLEAR_RECEIVER).unwrap();
+            // What came since is set aside until the guest listens, which is then told.
+            assert_eq!(
+                [LINE_STATUS, DATA, IDENTIFICATION_OR_FIFO].map(|register| uart.read(register)),
+                [0x60, 0, 0xc1]
+            );
+            uart.listen();
+            assert_eq!((edges(&irq), uart.read(LINE_STATUS)), (1, 0x61));
+            assert_eq!([uart.read(DATA), uart.read(DATA), uart.read(LINE_STATUS)], [b'd', b'e', 0x60]);
+        }
+    }
+
+    #[test]
+    fn input_is_neither_read_nor_cleared_in_loopback() {
+        let (mut uart, _) = uart();
+        uart.write(IDENTIFICATION_OR_FIFO, FIFO_ENABLE).unwrap();
+        uart.receive(b"in");
+        uart.write(MODEM_CONTROL, LOOPBACK).unwrap();
+        assert_eq!([uart.read(LINE_STATUS), uart.read(DATA)], [0x60, 0]);
+        uart.write(DATA, b'x').unwrap();
+        uart.write(DATA, b'y').unwrap();
+        assert_eq!([uart.read(LINE_STATUS), uart.read(DATA)], [0x61, b'x']);
+        uart.write(MODEM_CONTROL, 0).unwrap();
+        assert_eq!([DATA; 4].map(|data| uart.read(data)), *b"yin\0");
     }
 
     #[test]

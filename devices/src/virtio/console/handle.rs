@@ -55,7 +55,7 @@ impl ConsoleHandle {
     /// than all, [`Self::room`] tells when to offer the rest.
     pub fn input(&self, bytes: &[u8]) -> usize {
         let mut state = self.state();
-        let room = if state.used { INPUT_MAX - state.input.len() } else { 0 };
+        let room = if state.used { INPUT_MAX.saturating_sub(state.input.len()) } else { 0 };
         let taken = room.min(bytes.len());
         state.input.extend(&bytes[..taken]);
         state.refused = taken < bytes.len();
@@ -64,6 +64,13 @@ impl ConsoleHandle {
             signal(&self.0.wake);
         }
         taken
+    }
+
+    /// Takes back what the guest, which does not use the port any more, has not read of its input: it is for the port that the
+    /// guest uses next.
+    pub fn take_back(&self) -> Vec<u8> {
+        let mut state = self.state();
+        if state.used { Vec::new() } else { state.input.drain(..).collect() }
     }
 
     /// Becomes readable when there is room again, and when the guest begins or ceases to use the port. The reader resets it by
@@ -95,10 +102,10 @@ impl ConsoleHandle {
         &self.0.wake
     }
 
-    /// Takes input for the guest; returns how many bytes.
+    /// Takes input for the guest; returns how many bytes: none while it does not use the port.
     pub(super) fn take(&self, bytes: &mut [u8]) -> usize {
         let mut state = self.state();
-        let count = bytes.len().min(state.input.len());
+        let count = if state.used { bytes.len().min(state.input.len()) } else { 0 };
         for (byte, input) in bytes.iter_mut().zip(state.input.drain(..count)) {
             *byte = input;
         }
@@ -108,15 +115,21 @@ impl ConsoleHandle {
         count
     }
 
-    /// The guest begins or ceases to use the port. What it has not read by then is lost.
+    /// The guest begins or ceases to use the port. What it has not read by then is for whoever takes it back.
     pub(super) fn set_used(&self, used: bool) {
         let mut state = self.state();
         if state.used != used {
             state.used = used;
             state.refused = false;
-            state.input.clear();
             signal(&self.0.room);
+            signal(&self.0.wake);
         }
+    }
+
+    /// Returns bytes of [`Self::take`] that the guest has not read, in front of all others.
+    pub(super) fn put_back(&self, bytes: &[u8]) {
+        let mut state = self.state();
+        bytes.iter().rev().for_each(|&byte| state.input.push_front(byte));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

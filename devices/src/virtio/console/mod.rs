@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::interrupt::Interrupt;
 use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker, read_bytes};
-use crate::console::ConsoleOutput;
+use crate::console::Consoles;
 use crate::key_values::{self, KeyValues, OptionError};
 use crate::registry::{Key, Kind, Value};
 pub use handle::{ConsoleHandle, Size};
@@ -168,8 +168,8 @@ impl VirtioDevice for Console {
         worker.into_iter().map(|worker| Box::new(worker) as Box<dyn Worker>).collect()
     }
 
-    fn connect_console(&mut self, output: &dyn Fn() -> Box<dyn ConsoleOutput>) -> Option<ConsoleHandle> {
-        self.worker.as_mut()?.connect(output());
+    fn connect_console(&mut self, consoles: &dyn Consoles) -> Option<ConsoleHandle> {
+        self.worker.as_mut()?.connect(consoles);
         Some(self.handle.clone())
     }
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::console::ConsoleOutput;
+use crate::endpoint::Output;
 use crate::virtio::config::VirtioConfig;
 use crate::virtio::config::make;
 use crate::virtio::testing::{BUFFERS, Guest, NEXT, WRITE, register};
@@ -24,6 +26,30 @@ impl Screen {
 
     fn make_room(&self, room: usize) {
         self.0.lock().unwrap().0 = room;
+    }
+}
+
+impl Consoles for Screen {
+    fn console(&self) -> Box<dyn ConsoleOutput> {
+        Box::new(self.clone())
+    }
+
+    fn further(&self, name: &str, output: Output) -> Box<dyn ConsoleOutput> {
+        Box::new(Further { name: name.to_owned(), output, screen: self.clone() })
+    }
+}
+
+/// Prints to its own end, and with its name in front on the screen.
+struct Further {
+    name: String,
+    output: Output,
+    screen: Screen,
+}
+
+impl ConsoleOutput for Further {
+    fn offer(&mut self, bytes: &[u8]) -> usize {
+        self.screen.offer(&[self.name.as_bytes(), b": ", bytes].concat());
+        self.output.try_write(bytes).unwrap()
     }
 }
 
@@ -49,7 +75,7 @@ fn device(lines: &[&str]) -> Opened {
 
 fn guest(lines: &[&str], screen: &Screen) -> (Guest, ConsoleHandle) {
     let mut device = device(lines).unwrap();
-    let handle = device.connect_console(&|| Box::new(screen.clone())).unwrap();
+    let handle = device.connect_console(screen).unwrap();
     (Guest::new(device), handle)
 }
 
@@ -169,6 +195,34 @@ fn input_is_taken_once_the_guest_prints_and_no_more_than_it_can_hold() {
 }
 
 #[test]
+fn input_that_the_driver_has_not_read_outlasts_it() {
+    let screen = Screen::with_room(SCREEN);
+    let (mut guest, handle) = guest(&[], &screen);
+    // By a reset, and by closing the port.
+    for ends in [|guest: &mut Guest| guest.write(register::STATUS, 0), |guest: &mut Guest| tell(guest, 0, OPEN, 0)] {
+        start(&mut guest);
+        send(&mut guest, 1, b"login:");
+        assert_eq!(handle.input(b"typed "), 6);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(handle.input(b"early"), 5);
+        assert!(handle.take_back().is_empty(), "it is the guest's");
+        ends(&mut guest);
+        guest.wait(|_| !handle.is_used());
+        assert_eq!(handle.take_back(), b"typed early");
+        guest.write(register::STATUS, 0);
+    }
+    // Nobody took it back.
+    start(&mut guest);
+    send(&mut guest, 1, b"login:");
+    handle.input(b"typed");
+    guest.write(register::STATUS, 0);
+    start(&mut guest);
+    offer_room(&mut guest, 0, 1);
+    send(&mut guest, 1, b"login:");
+    assert_eq!(received(&mut guest, 0), b"typed");
+}
+
+#[test]
 fn a_full_screen_holds_the_guest_back_and_nothing_else() {
     let screen = Screen::with_room(3);
     let (mut guest, _) = guest(&[], &screen);
@@ -224,7 +278,8 @@ fn ports_have_names_and_ends_of_their_own() {
     let [file, socket] = ["file", "socket"].map(|name| directory.path().join(name));
     let lines =
         [format!("name=log,file={}", file.display()), format!("name=org.example.agent,socket={}", socket.display())];
-    let (mut guest, _) = guest(&lines.each_ref().map(String::as_str), &Screen::with_room(SCREEN));
+    let screen = Screen::with_room(SCREEN);
+    let (mut guest, _) = guest(&lines.each_ref().map(String::as_str), &screen);
     guest.start();
     offer_room(&mut guest, 2, 16);
     tell(&mut guest, 0, READY, 1);
@@ -253,8 +308,27 @@ fn ports_have_names_and_ends_of_their_own() {
     let mut answer = [0; 6];
     client.read_exact(&mut answer).unwrap();
     assert_eq!(answer, *b"answer");
+    assert_eq!(screen.bytes(), b"log: logged", "a file is a console, a socket is none");
     drop(client);
     assert_eq!(received(&mut guest, 2), message(2, OPEN, 0));
+}
+
+#[test]
+fn what_a_client_sent_outlasts_a_reset() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let (mut guest, _) = guest(&[&format!("name=agent,socket={}", socket.display())], &Screen::with_room(SCREEN));
+    guest.start();
+    tell(&mut guest, 1, OPEN, 1);
+    let mut client = UnixStream::connect(&socket).unwrap();
+    client.write_all(b"question").unwrap();
+    // Time for the port to take it, for which the driver has no room.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    guest.write(register::STATUS, 0);
+    guest.start();
+    offer_room(&mut guest, 4, 4);
+    tell(&mut guest, 1, OPEN, 1);
+    assert_eq!(received(&mut guest, 4), b"question");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::MULTIPORT;
 use super::control::{FromDriver, MESSAGE, Note};
 use super::handle::ConsoleHandle;
 use super::port::{Link, Port, Sent};
-use crate::console::ConsoleOutput;
+use crate::console::Consoles;
 use crate::endpoint::Input;
 use crate::virtio::Worker;
 use crate::virtio::interrupt::Interrupt;
@@ -78,10 +78,8 @@ impl ConsoleWorker {
         Self { interrupt: Some(interrupt), ..self }
     }
 
-    pub(super) fn connect(&mut self, to: Box<dyn ConsoleOutput>) {
-        if let Some(Port { link: Link::Console { output, .. }, .. }) = self.ports.first_mut() {
-            *output = Some(to);
-        }
+    pub(super) fn connect(&mut self, consoles: &dyn Consoles) {
+        self.ports.iter_mut().for_each(|port| port.connect(consoles));
     }
 
     fn send(&mut self, port: usize, queues: &mut Queues) -> Result<(), Fault> {
@@ -147,6 +145,7 @@ impl ConsoleWorker {
         let Some(port) = self.ports.get_mut(number) else { return Ok(()) };
         port.open = open;
         if number == 0 && !open {
+            port.stop_receiving();
             self.handle.set_used(false);
         }
         self.receive(number, queues)

@@ -250,7 +250,7 @@ fn request(name: &str) -> Result<libc::ifreq, TapError> {
     let last = request.ifr_name.len() - 1;
     let room = request.ifr_name[..last].get_mut(..name.len()).ok_or_else(|| TapError::Name(name.to_owned()))?;
     for (place, byte) in room.iter_mut().zip(name.bytes()) {
-        *place = byte.cast_signed() as _;
+        *place = libc::c_char::from_ne_bytes([byte]);
     }
     Ok(request)
 }

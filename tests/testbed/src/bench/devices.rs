@@ -129,7 +129,7 @@ fn script() -> String {
 /// Runs the loads in turn under each monitor, and prints the table.
 pub fn measure(arch: &'static Architecture, carpel: &Path) -> Result<()> {
     heading(format!("Devices under the stock kernel; {}", load()?));
-    let mut host = Host::choose(arch, Echo::Nothing)?;
+    let mut host = Host::choose(arch, Echo::Nothing, None)?;
     let stock = StockKernel::obtain(arch)?;
     let scratch = tempfile::tempdir().context("Creating a directory for the initrd")?;
     let initrd = scratch.path().join("load.cpio");

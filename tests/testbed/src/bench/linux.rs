@@ -80,7 +80,7 @@ struct Boot {
 /// Boots the kernel in turn under each monitor, and prints the table.
 pub fn measure(arch: &'static Architecture, carpel: &Path) -> Result<()> {
     heading(format!("The stock kernel to the initrd's first line; {}", load()?));
-    let mut host = Host::choose(arch, Echo::Nothing)?;
+    let mut host = Host::choose(arch, Echo::Nothing, None)?;
     let stock = StockKernel::obtain(arch)?;
     let scratch = tempfile::tempdir().context("Creating a directory for the initrd")?;
     let initrd = scratch.path().join("first.cpio");

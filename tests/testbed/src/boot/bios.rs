@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{carpel, ended_with, step};
+use crate::arch::X86_64;
 use crate::command::output;
 use crate::guest::said;
 use crate::host::{Check, Output, Step};
@@ -35,6 +36,14 @@ const APPEND: &str = "console=ttyS0 panic=-1 quiet finish=poweroff";
 /// The images that the host has: their names there, the packages that they come from, and where they are in these.
 const IMAGES: [(&str, &str, &str); 2] =
     [("bios", "seabios", "usr/share/seabios/bios-256k.bin"), ("qboot", "qemu-system-data", "usr/share/qemu/qboot.rom")];
+
+/// The disk's name in the host.
+pub const DISK: &str = "bios-disk";
+
+/// Whether a disk can be made on this machine.
+pub fn makes_disks() -> bool {
+    X86_64.is_native()
+}
 
 /// The images, unpacked: their names in the host, and where they are.
 pub fn images() -> Result<Vec<(&'static str, PathBuf)>> {

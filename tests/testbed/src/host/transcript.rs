@@ -31,6 +31,11 @@ struct Running {
 }
 
 impl Transcript {
+    /// Whether a step has begun and not ended.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Takes one line without its end.
     pub fn feed(&mut self, line: &str) -> Event {
         let words: Vec<_> = line.strip_prefix("@@").map_or_else(Vec::new, |mark| mark.split(' ').collect());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::*;
+use crate::interrupt::IrqLine;
 use crate::virtio::testing::{
     BUFFERS, Guest, HIGH_MEMORY, INDIRECT, MEMORY, NEXT, Reverser, WRITE, register as r, rings,
 };

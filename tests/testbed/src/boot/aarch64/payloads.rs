@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use super::super::{ended_with, step};
-use crate::arch::{AARCH64, Architecture};
+use crate::arch::Architecture;
 use crate::host::{Host, Output, Step};
 use crate::payload;
 
@@ -53,7 +53,7 @@ impl Payloads {
 
 /// A step for each layout, whose guests take less than a second each.
 pub fn steps(arch: &'static Architecture) -> impl Iterator<Item = Step> {
-    let gic = if arch.host == AARCH64.host { 3 } else { 2 };
+    let gic = arch.gic.unwrap_or_default();
     STARTS.iter().map(move |starts| {
         let Starts { layout, guests } = starts;
         let expected = format!("-a 'mem={MEMORY} cpus=2 gic={gic}'");
