@@ -1,6 +1,6 @@
 //! The machine: what a configuration asks for becomes a plan, the plan a machine, and the machine runs to an outcome.
 //!
-//! `Config -> Plan -> Machine -> run`: up to the plan nothing touches KVM.
+//! `Config -> Plan -> Machine -> run`: the plan is made of values, which `probe` has got of files and host; it touches neither.
 
 pub mod allocator;
 pub mod boot;

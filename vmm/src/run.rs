@@ -120,19 +120,10 @@ impl Machine {
         guard.run_begins(limits.timeout);
         let mut manager = EventLoop::new().map_err(RunError::Events)?;
         let (worker_threads, runners) = virtio::start_threads(self.runners).map_err(RunError::Threads)?;
-        let terminal = console.terminal.map(|terminal| Rc::new(terminal.with_port(self.console.clone())));
         let dump_signal = signals::dump_signal()?;
-        manager.add_subscriber(Box::new(Signals::new(terminal.clone(), Arc::clone(shutdown))?));
-        let judge = console.judge;
-        Silence::watch(&judge, shutdown, &mut manager);
-        add_limits(&mut manager, limits, shutdown)?;
-        if let Some(parent) = parent {
-            manager.add_subscriber(Box::new(ParentWatch { parent, shutdown: Arc::clone(shutdown) }));
-        }
-        if let Some(source) = console.input {
-            let ports = Ports { serial: self.serial, virtio: self.console };
-            manager.add_subscriber(Box::new(Input::new(source, ports, Arc::clone(shutdown), terminal)?));
-        }
+        let judge = Arc::clone(&console.judge);
+        let ports = Ports { serial: self.serial, virtio: self.console };
+        listen(&mut manager, limits, console, ports, parent, shutdown)?;
         let timer = periodic(TICK)?;
         for runner in runners {
             let failure = runner.failure();
@@ -169,16 +160,42 @@ impl Machine {
             console_tail: judge.take_tail(),
             map: limits.dump_map.then(|| self.view.describe(&registers)),
         };
-        let machine = (self.buses, self.view, self.foundation);
-        // What was left behind still uses it, until the process ends.
-        let machine = if all_ended {
-            Some(machine)
-        } else {
-            std::mem::forget(machine);
-            None
-        };
-        Ok((facts, Remains { _machine: machine }))
+        Ok((facts, Remains::new((self.buses, self.view, self.foundation), all_ended)))
     }
+}
+
+impl Remains {
+    /// What all threads have let go of; what was left behind still uses it, until the process ends.
+    fn new(machine: (Arc<Buses>, Arc<View>, Foundation), all_ended: bool) -> Self {
+        if all_ended {
+            return Self { _machine: Some(machine) };
+        }
+        std::mem::forget(machine);
+        Self { _machine: None }
+    }
+}
+
+/// Has the event loop heed all that is not the guest's: signals, limits, the parent, the user's input.
+fn listen(
+    manager: &mut EventLoop,
+    limits: &Limits,
+    console: ConsoleState,
+    ports: Ports,
+    parent: Option<Parent>,
+    shutdown: &Arc<Shutdown>,
+) -> Result<(), RunError> {
+    let ConsoleState { judge, input, terminal } = console;
+    let terminal = terminal.map(|terminal| Rc::new(terminal.with_port(ports.virtio.clone())));
+    manager.add_subscriber(Box::new(Signals::new(terminal.clone(), Arc::clone(shutdown))?));
+    Silence::watch(&judge, shutdown, manager);
+    add_limits(manager, limits, shutdown)?;
+    if let Some(parent) = parent {
+        manager.add_subscriber(Box::new(ParentWatch { parent, shutdown: Arc::clone(shutdown) }));
+    }
+    if let Some(source) = input {
+        manager.add_subscriber(Box::new(Input::new(source, ports, Arc::clone(shutdown), terminal)?));
+    }
+    Ok(())
 }
 
 /// What ends the run beside the guest and signals.
