@@ -93,7 +93,12 @@ fn sorted_and_disjoint(extents: &[Extent]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, max_local_rejects: 100_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 500,
+        max_local_rejects: 100_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn regions_and_claims_are_sorted_disjoint_and_nested((_, inputs, map) in resolved()) {
@@ -146,7 +151,8 @@ proptest! {
         prop_assert!(windows.peek().is_some());
         for window in windows {
             prop_assert!(region.start <= window.start && window.end <= region.end);
-            prop_assert!(window.start.is_multiple_of(layout.window_size) && window.end - window.start == layout.window_size);
+            prop_assert!(window.start.is_multiple_of(layout.window_size));
+            prop_assert!(window.end - window.start == layout.window_size);
             prop_assert!(map.claims.iter().all(|claim| claim.end <= window.start || window.end <= claim.start));
         }
     }
@@ -159,7 +165,8 @@ proptest! {
         let entries = e820(&map);
         prop_assert!(entries.windows(2).all(|pair| pair[0].end <= pair[1].start), "{entries:?}");
         for entry in &entries {
-            prop_assert!(map.ram().any(|ram| ram.start <= entry.start && entry.start < entry.end && entry.end <= ram.end));
+            prop_assert!(entry.start < entry.end);
+            prop_assert!(map.ram().any(|ram| ram.start <= entry.start && entry.end <= ram.end));
             prop_assert!(!entry.usable || entry.end <= 0x9_FC00 || entry.start >= 0x10_0000);
         }
         let usable: u64 = entries.iter().filter(|entry| entry.usable).map(|entry| entry.end - entry.start).sum();

@@ -156,7 +156,8 @@ fn a_tap_that_cannot_be_had_is_one_line_with_the_remedy() {
         assert!(outcome.stderr.lines().count() == 1 && outcome.stderr.contains(text), "{outcome:#?}");
     };
     shell(
-        "ip tuntap add dev single mode tap; ip tuntap add dev several mode tap multi_queue; ip tuntap add dev tun0 mode tun",
+        "ip tuntap add dev single mode tap; ip tuntap add dev several mode tap multi_queue; \
+         ip tuntap add dev tun0 mode tun",
     );
     says("tap=lo", "`lo` is no tap for 1 queue(s)");
     says("tap=tun0", "`tun0` is no tap for 1 queue(s)");

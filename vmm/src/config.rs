@@ -200,8 +200,8 @@ pub static IRQCHIP: Kind = Kind {
     about: "The interrupt controllers",
     keys: &[Key {
         name: "mode",
-        about: "of a PC, split (IOAPIC in carpel, no PIC or PIT) or full (all in KVM, with PIC and PIT); on aarch64, gicv2 or \
-                gicv3, as by --gic",
+        about: "of a PC, split (IOAPIC in carpel, no PIC or PIT) or full (all in KVM, with PIC and PIT); on aarch64, \
+                gicv2 or gicv3, as by --gic",
         value: Value::OneOf(&[
             IrqchipMode::Split.name(),
             IrqchipMode::Full.name(),

@@ -23,7 +23,10 @@ pub enum ProbeError {
         firmware: PathBuf,
     },
     /// Firmware would not look at it.
-    #[error("An initial RAM disk is for a kernel, and {} is handed none: add --kernel or drop --initrd", .firmware.display())]
+    #[error(
+        "An initial RAM disk is for a kernel, and {} is handed none: add --kernel or drop --initrd",
+        .firmware.display()
+    )]
     InitrdWithFirmware {
         /// The firmware.
         firmware: PathBuf,

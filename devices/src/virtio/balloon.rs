@@ -106,7 +106,10 @@ pub enum OutOfMemory {
 enum SizeError {
     #[error("A balloon of {size} bytes is larger than {max}")]
     TooLarge { size: u64, max: u64 },
-    #[error("It would take all of the guest's memory, which is {}: its `size` must be smaller", units::size_words(*mem))]
+    #[error(
+        "It would take all of the guest's memory, which is {}: its `size` must be smaller",
+        units::size_words(*mem)
+    )]
     AllMemory { mem: u64 },
 }
 

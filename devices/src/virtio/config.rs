@@ -16,7 +16,7 @@ use crate::registry::Kind;
 #[derive(Debug, Error)]
 pub enum DeviceError {
     /// There is no such kind.
-    #[error("There is no device `{name}`; there is {}", KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", "))]
+    #[error("There is no device `{name}`; there is {}", kind_names())]
     UnknownKind {
         /// The name.
         name: String,
@@ -154,6 +154,11 @@ impl VirtioConfig {
     pub fn open(&self) -> Result<Box<dyn VirtioDevice>, DeviceError> {
         self.make().map_err(|source| DeviceError::Device { device: self.text(), source })
     }
+}
+
+/// All kinds, in a message.
+fn kind_names() -> String {
+    KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ")
 }
 
 /// The kind of this name.

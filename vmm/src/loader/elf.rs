@@ -166,7 +166,8 @@ impl Elf {
                 let end = physical_address.checked_add(memory_size).filter(|_| file_size <= memory_size);
                 let end = end.ok_or_else(|| {
                     let reason = format!(
-                        "segment {index} of {file_size:#x} bytes does not fit {memory_size:#x} bytes at {physical_address:#x}"
+                        "segment {index} of {file_size:#x} bytes does not fit {memory_size:#x} bytes \
+                         at {physical_address:#x}"
                     );
                     KernelError::unfit(Format::Elf, reason)
                 })?;

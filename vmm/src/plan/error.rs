@@ -18,8 +18,8 @@ pub enum PlanError {
     NoKernel,
     /// Firmware would load them over one another.
     #[error(
-        "The kernel and its initial RAM disk, which firmware loads below {limit:#x}, end at {needed:#x}: drop --firmware or give the \
-         guest more memory with --mem"
+        "The kernel and its initial RAM disk, which firmware loads below {limit:#x}, end at {needed:#x}: \
+         drop --firmware or give the guest more memory with --mem"
     )]
     Handover {
         /// Where they end at least.
@@ -28,7 +28,10 @@ pub enum PlanError {
         limit: u64,
     },
     /// Nobody would read it.
-    #[error("The command line `{words}` is for a kernel, but {} boots from a disk: drop --append and --announce cmdline", .firmware.display())]
+    #[error(
+        "The command line `{words}` is for a kernel, but {} boots from a disk: drop --append and --announce cmdline",
+        .firmware.display()
+    )]
     CmdlineWithFirmware {
         /// What was to be told.
         words: String,

@@ -40,8 +40,8 @@ const PORTS_MAX: usize = 16;
 /// Name, keys and help.
 static KIND: Kind = Kind {
     name: "console",
-    about: "The console once drivers are up, Linux's hvc0 (virtio-console), whose other end --console chooses; with a name, one \
-            more port of it (may repeat)",
+    about: "The console once drivers are up, Linux's hvc0 (virtio-console), whose other end --console chooses; \
+            with a name, one more port of it (may repeat)",
     keys: &[
         Key {
             name: "name",

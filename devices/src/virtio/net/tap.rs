@@ -42,8 +42,8 @@ pub enum TapError {
     Device(#[source] io::Error),
     /// The tap is not there, or another user's.
     #[error(
-        "No permission to use the tap `{name}` or to create it; make it once, as root: `ip tuntap add dev {name} mode tap user \
-        $USER{multi_queue} && ip link set {name} up`"
+        "No permission to use the tap `{name}` or to create it; make it once, as root: `ip tuntap add dev {name} \
+        mode tap user $USER{multi_queue} && ip link set {name} up`"
     )]
     Permission {
         /// The interface.
@@ -56,8 +56,8 @@ pub enum TapError {
     Busy(String),
     /// The interface is another kind of thing.
     #[error(
-        "The interface `{name}` is no tap for {queues} queue(s): remove it, or make it by `ip tuntap add dev {name} mode \
-        tap{multi_queue}`"
+        "The interface `{name}` is no tap for {queues} queue(s): remove it, or make it by `ip tuntap add dev {name} \
+        mode tap{multi_queue}`"
     )]
     Kind {
         /// The interface.
