@@ -69,7 +69,7 @@ pub struct Guest {
     pub irq: IrqLine,
     queues: Vec<RingState>,
     /// Ends after `mmio` so that no request waits.
-    _lanes: WorkerThreads,
+    pub threads: WorkerThreads,
 }
 
 /// What the driver knows of a queue.
@@ -92,7 +92,7 @@ impl Guest {
         for runner in runners {
             threads.start("runner".into(), runner).unwrap();
         }
-        Self { mmio, memory, irq, queues: vec![RingState::default(); count], _lanes: threads }
+        Self { mmio, memory, irq, queues: vec![RingState::default(); count], threads }
     }
 
     pub fn read(&mut self, register: u64) -> u32 {
