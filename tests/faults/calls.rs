@@ -1,0 +1,154 @@
+//! Every system call from main's first to the guest's first exit fails once, with each error that the manual has for it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use carpel_testbed::payload;
+use nix::errno::Errno;
+use tempfile::TempDir;
+
+use crate::carpel::carpel;
+use crate::errnos;
+use crate::ignored;
+use crate::tracer::{Call, Fault, Run, trace};
+
+/// So many runs at a time for each processor: each waits for its own stops much of the time.
+const RUNS_PER_CPU: usize = 2;
+/// With this set, every call fails with every error; without, errors take turns where a call is made again and again.
+const FULL: &str = "CARPEL_ALL_FAULTS";
+
+/// Devices of most kinds, by threads and by the main thread, and what is left in the directory where all went well.
+const CONFIGS: &[(&[&str], &[&str])] = &[
+    (
+        &[
+            "-c", "2", "-i", "initrd", "--disk", "disk", "--console", "file=log", "--vsock", "uds=vsock", "--report", "run.json",
+            "--timeout", "20s", "--device", "rng", "--device", "balloon,size=1M",
+        ],
+        &["disk", "initrd", "kernel", "log", "run.json"],
+    ),
+    (&["-c", "2", "--disk", "disk,engine=threads,ephemeral", "--device", "console,name=a,socket=port", "--device", "irqchip,mode=full"],
+     &["disk", "initrd", "kernel"]),
+];
+
+/// A run in a directory of its own.
+struct Traced {
+    run: Run,
+    stderr: String,
+    /// What the guest printed.
+    printed: String,
+    directory: TempDir,
+}
+
+impl Traced {
+    fn files(&self) -> Vec<String> {
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut files: Vec<_> = fs::read_dir(self.directory.path()).unwrap().map(name).collect();
+        files.sort();
+        files
+    }
+}
+
+fn run(config: &[&str], fault: Option<&Fault>) -> Traced {
+    let (directory, outputs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (at, of) = (|name: &str| directory.path().join(name), |name: &str| outputs.path().join(name));
+    fs::copy(payload::path("hello"), at("kernel")).unwrap();
+    fs::write(at("initrd"), [7; 4096]).unwrap();
+    File::create(at("disk")).unwrap().set_len(64 << 10).unwrap();
+    let mut command: Command = carpel(&["run", "-k", "kernel", "-m", "32M"]);
+    command.args(config).current_dir(&directory).env("TMPDIR", directory.path());
+    command.stdout(File::create(of("stdout")).unwrap()).stderr(File::create(of("stderr")).unwrap());
+    let run = trace(&mut command, fault);
+    let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+    let printed = text(&of("stdout")) + &text(&at("log"));
+    Traced { run, stderr: text(&of("stderr")), printed, directory }
+}
+
+/// What is wrong with a run in which something failed.
+fn judge(traced: &Traced, left: &[&str], fault: &Fault) -> Result<(), String> {
+    let Traced { run, stderr, printed, .. } = traced;
+    if run.hung {
+        return Err("it hangs".into());
+    }
+    let files = traced.files();
+    if let Some(file) = files.iter().find(|file| !left.contains(&file.as_str())) {
+        return Err(format!("it leaves `{file}`"));
+    }
+    if run.status == 0 {
+        if printed != "Hello from a guest\n" || !stderr.is_empty() || files != left {
+            return Err("it says that all is well".into());
+        }
+        return if !run.hit || ignored::reason(&fault.call, fault.errno).is_some() {
+            Ok(())
+        } else {
+            Err("nobody notices".into())
+        };
+    }
+    let names_file = ["kernel", "initrd", "disk", "log", "run.json", "vsock", "port", "console"].iter().any(|name| stderr.contains(name));
+    let line = stderr.strip_suffix('\n').filter(|line| line.starts_with("carpel: ") && !line.contains('\n'));
+    if !(run.status == 125 || run.status == 2 && names_file) || line.is_none() || stderr.contains("Internal error") {
+        return Err("that is not one line and 125, or 2 with a file named".into());
+    }
+    if files.iter().any(|file| file == "run.json") {
+        let report = fs::read(traced.directory.path().join("run.json")).unwrap();
+        let status = serde_json::from_slice::<serde_json::Value>(&report).ok().map(|report| report["status"].clone());
+        if status != Some(run.status.into()) {
+            return Err("its report is not of this run".into());
+        }
+    }
+    Ok(())
+}
+
+/// The faults of a configuration.
+fn faults(calls: &[Call]) -> Vec<Fault> {
+    let full = std::env::var_os(FULL).is_some();
+    let mut turns = BTreeMap::<_, usize>::new();
+    let mut faults = Vec::new();
+    for call in calls {
+        let Some(errnos) = errnos::of(call.number, call.request) else {
+            panic!("{call:?} has no errors in tests/faults/errnos.rs");
+        };
+        let turn = turns.entry((call.number, call.request)).or_default();
+        let chosen = errnos.iter().enumerate().filter(|(number, _)| full || number % 1 == *turn % 1);
+        faults.extend(chosen.map(|(_, &errno)| Fault { call: call.clone(), errno: errno as i32 }));
+        *turn += 1;
+    }
+    faults
+}
+
+#[test]
+fn every_call_of_a_start_fails_with_one_line_and_leaves_nothing() {
+    let mut wrong = BTreeMap::<String, Vec<String>>::new();
+    for (config, left) in CONFIGS {
+        let sound = run(config, None);
+        assert!(sound.run.status == 0 && sound.files() == *left, "{} {:?} {:?}", sound.run.status, sound.stderr, sound.files());
+        let faults = faults(&sound.run.calls);
+        let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let workers = thread::available_parallelism().unwrap().get() * RUNS_PER_CPU;
+        thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    while let Some(fault) = faults.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let traced = run(config, Some(fault));
+                        if let Err(what) = judge(&traced, left, fault) {
+                            let Traced { run: Run { status, .. }, stderr, .. } = traced;
+                            let key = format!("{:>3} {:x} {what}: {status} {stderr:?}", fault.call.number, fault.call.request);
+                            let call = format!("{:?}#{} {}", fault.call.thread, fault.call.index, Errno::from_raw(fault.errno));
+                            found.lock().unwrap().push((key, call));
+                        }
+                    }
+                });
+            }
+        });
+        println!("{} calls, {} faults", sound.run.calls.len(), faults.len());
+        for (key, call) in found.into_inner().unwrap() {
+            wrong.entry(key).or_default().push(call);
+        }
+    }
+    let text = wrong.iter().map(|(key, calls)| format!("{key}\n    {}", calls.join("; "))).collect::<Vec<_>>().join("\n");
+    assert!(wrong.is_empty(), "{} kinds of faults:\n{text}", wrong.len());
+}
