@@ -1,11 +1,12 @@
 //! `--report`: the facts of a run, for scripts.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use carpel_devices::endpoint;
+use carpel_devices::leftover::Leftover;
 use carpel_vmm::config::Config;
 use carpel_vmm::plan::Plan;
 use carpel_vmm::run::Facts;
@@ -17,8 +18,8 @@ use serde::Serialize;
 pub struct Report {
     path: PathBuf,
     file: File,
-    /// Nobody needs it unless it is written.
-    vain: bool,
+    /// A new file, which nobody needs unless it is written.
+    vain: Option<Leftover>,
 }
 
 #[derive(Serialize)]
@@ -42,8 +43,11 @@ impl Report {
     pub fn open(path: &Path) -> Result<Self> {
         let open = |options: &mut OpenOptions| options.write(true).open(path);
         let (opened, vain) = match open(File::options().create_new(true)) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => (open(File::options().create(true)), false),
-            opened => (opened, true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => (open(File::options().create(true)), None),
+            opened => {
+                let vain = opened.is_ok().then(|| Leftover::new(path));
+                (opened, vain)
+            }
         };
         let context = || format!("Cannot write the report to {}", path.display());
         let file = opened.with_context(context)?;
@@ -53,7 +57,9 @@ impl Report {
 
     /// Writes the facts: as JUnit if the file's name ends in `.xml`, as JSON otherwise.
     pub fn write(mut self, config: &Config, plan: &Plan, facts: &Facts) -> Result<()> {
-        self.vain = false;
+        if let Some(vain) = self.vain.take() {
+            vain.keep();
+        }
         let junit = self.path.extension().is_some_and(|extension| extension == "xml");
         let text = if junit { junit_text(config, facts) } else { json_text(config, plan, facts)? };
         self.replace(&text).with_context(|| format!("Cannot write the report to {}", self.path.display()))
@@ -62,15 +68,6 @@ impl Report {
     fn replace(&mut self, text: &str) -> io::Result<()> {
         endpoint::empty(&self.file)?;
         self.file.write_all(text.as_bytes())
-    }
-}
-
-impl Drop for Report {
-    fn drop(&mut self) {
-        if self.vain {
-            // A report that is empty at worst.
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `carpel run`: boots a guest and returns its verdict.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,8 +53,21 @@ pub fn run(args: &RunArgs) -> ExitCode {
 
 /// Exit status for an error met before a guest is built: the command line's fault, unless the host ran out of something.
 pub fn early_status(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<OfHost>().is_some() {
+        return FAILURE;
+    }
     let mut numbers = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
     if numbers.any(|number| OUT_OF_RESOURCES.contains(&number)) { FAILURE } else { USAGE_ERROR }
+}
+
+/// What was attempted that has nothing to do with the command line.
+#[derive(Debug)]
+struct OfHost(&'static str);
+
+impl fmt::Display for OfHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
 }
 
 /// Everything that the command line and its files determine.
@@ -86,7 +99,7 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
     virtio::check(&config)?;
     let limits = config::limits(args);
     let target = config::console(&args.console)?;
-    let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
+    let shutdown = Arc::new(Shutdown::new().context(OfHost("Cannot create an eventfd"))?);
     let watch = Watch::new(&limits, Arc::clone(&shutdown))?;
     let plan_for =
         |files: &Files| -> Result<_> { Ok(Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?)) };
@@ -94,7 +107,8 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
         return Ok(Ready::Plan(plan_for(&Files::open(&config)?)?));
     }
     // Before any file is opened: that may wait for the host.
-    let guard = Guard::start(Arc::clone(&shutdown), limits.timeout).context("Cannot watch over the end of the run")?;
+    let guard = Guard::start(Arc::clone(&shutdown), limits.timeout);
+    let guard = guard.context(OfHost("Cannot watch over the end of the run"))?;
     let files = Files::open(&config)?;
     let plan = plan_for(&files)?;
     let report = args.report.as_deref().map(Report::open).transpose()?;

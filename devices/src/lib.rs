@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod event;
 mod host_socket;
 pub mod interrupt;
+pub mod leftover;
 pub mod legacy;
 pub mod registry;
 pub mod thread;

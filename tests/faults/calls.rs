@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::carpel::carpel;
 use crate::errnos;
 use crate::ignored;
-use crate::tracer::{Call, Fault, Run, trace};
+use crate::tracer::{Call, Fault, KVM_RUN, Run, trace};
 
 /// So many runs at a time for each processor: each waits for its own stops much of the time.
 const RUNS_PER_CPU: usize = 2;
@@ -26,13 +26,40 @@ const FULL: &str = "CARPEL_ALL_FAULTS";
 const CONFIGS: &[(&[&str], &[&str])] = &[
     (
         &[
-            "-c", "2", "-i", "initrd", "--disk", "disk", "--console", "file=log", "--vsock", "uds=vsock", "--report", "run.json",
-            "--timeout", "20s", "--device", "rng", "--device", "balloon,size=1M",
+            "-c",
+            "2",
+            "-i",
+            "initrd",
+            "--disk",
+            "disk",
+            "--console",
+            "file=log",
+            "--vsock",
+            "uds=vsock",
+            "--report",
+            "run.json",
+            "--timeout",
+            "20s",
+            "--device",
+            "rng",
+            "--device",
+            "balloon,size=1M",
         ],
         &["disk", "initrd", "kernel", "log", "run.json"],
     ),
-    (&["-c", "2", "--disk", "disk,engine=threads,ephemeral", "--device", "console,name=a,socket=port", "--device", "irqchip,mode=full"],
-     &["disk", "initrd", "kernel"]),
+    (
+        &[
+            "-c",
+            "2",
+            "--disk",
+            "disk,engine=threads,ephemeral",
+            "--device",
+            "console,name=a,socket=port",
+            "--device",
+            "irqchip,mode=full",
+        ],
+        &["disk", "initrd", "kernel"],
+    ),
 ];
 
 /// A run in a directory of its own.
@@ -79,7 +106,8 @@ fn judge(traced: &Traced, left: &[&str], fault: &Fault) -> Result<(), String> {
         return Err(format!("it leaves `{file}`"));
     }
     if run.status == 0 {
-        if printed != "Hello from a guest\n" || !stderr.is_empty() || files != left {
+        let only_warnings = stderr.lines().all(|line| line.contains(" WARN "));
+        if printed != "Hello from a guest\n" || !only_warnings || files != left {
             return Err("it says that all is well".into());
         }
         return if !run.hit || ignored::reason(&fault.call, fault.errno).is_some() {
@@ -88,7 +116,14 @@ fn judge(traced: &Traced, left: &[&str], fault: &Fault) -> Result<(), String> {
             Err("nobody notices".into())
         };
     }
-    let names_file = ["kernel", "initrd", "disk", "log", "run.json", "vsock", "port", "console"].iter().any(|name| stderr.contains(name));
+    // What KVM says of a guest that it cannot go on with has its registers behind the first line.
+    let dead = fault.call.request == KVM_RUN && run.status == 121 && stderr.starts_with("carpel: vCPU ");
+    if dead {
+        return Ok(());
+    }
+    let names_file = ["kernel", "initrd", "disk", "log", "run.json", "vsock", "port", "console"]
+        .iter()
+        .any(|name| stderr.contains(name));
     let line = stderr.strip_suffix('\n').filter(|line| line.starts_with("carpel: ") && !line.contains('\n'));
     if !(run.status == 125 || run.status == 2 && names_file) || line.is_none() || stderr.contains("Internal error") {
         return Err("that is not one line and 125, or 2 with a file named".into());
@@ -108,7 +143,7 @@ fn faults(calls: &[Call]) -> Vec<Fault> {
     let full = std::env::var_os(FULL).is_some();
     let mut turns = BTreeMap::<_, usize>::new();
     let mut faults = Vec::new();
-    for call in calls {
+    for call in calls.iter().filter(|call| ignored::SPARED.iter().all(|(number, _)| *number != call.number)) {
         let Some(errnos) = errnos::of(call.number, call.request) else {
             panic!("{call:?} has no errors in tests/faults/errnos.rs");
         };
@@ -125,7 +160,13 @@ fn every_call_of_a_start_fails_with_one_line_and_leaves_nothing() {
     let mut wrong = BTreeMap::<String, Vec<String>>::new();
     for (config, left) in CONFIGS {
         let sound = run(config, None);
-        assert!(sound.run.status == 0 && sound.files() == *left, "{} {:?} {:?}", sound.run.status, sound.stderr, sound.files());
+        assert!(
+            sound.run.status == 0 && sound.files() == *left,
+            "{} {:?} {:?}",
+            sound.run.status,
+            sound.stderr,
+            sound.files()
+        );
         let faults = faults(&sound.run.calls);
         let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let workers = thread::available_parallelism().unwrap().get() * RUNS_PER_CPU;
@@ -136,8 +177,16 @@ fn every_call_of_a_start_fails_with_one_line_and_leaves_nothing() {
                         let traced = run(config, Some(fault));
                         if let Err(what) = judge(&traced, left, fault) {
                             let Traced { run: Run { status, .. }, stderr, .. } = traced;
-                            let key = format!("{:>3} {:x} {what}: {status} {stderr:?}", fault.call.number, fault.call.request);
-                            let call = format!("{:?}#{} {}", fault.call.thread, fault.call.index, Errno::from_raw(fault.errno));
+                            let key = format!(
+                                "{:>3} {:x} {what}: {status} {stderr:?}",
+                                fault.call.number, fault.call.request
+                            );
+                            let call = format!(
+                                "{:?}#{} {}",
+                                fault.call.thread,
+                                fault.call.index,
+                                Errno::from_raw(fault.errno)
+                            );
                             found.lock().unwrap().push((key, call));
                         }
                     }
@@ -149,6 +198,7 @@ fn every_call_of_a_start_fails_with_one_line_and_leaves_nothing() {
             wrong.entry(key).or_default().push(call);
         }
     }
-    let text = wrong.iter().map(|(key, calls)| format!("{key}\n    {}", calls.join("; "))).collect::<Vec<_>>().join("\n");
+    let text =
+        wrong.iter().map(|(key, calls)| format!("{key}\n    {}", calls.join("; "))).collect::<Vec<_>>().join("\n");
     assert!(wrong.is_empty(), "{} kinds of faults:\n{text}", wrong.len());
 }

@@ -23,7 +23,6 @@ const ERRNOS: &[(i64, &[Errno])] = &[
     (libc::SYS_fcntl, &[EACCES, EAGAIN, EBADF, EINVAL, EMFILE, EPERM]),
     (libc::SYS_flock, &[EBADF, EINTR, EINVAL, ENOLCK, EAGAIN]),
     (libc::SYS_ftruncate, &[EINTR, EINVAL, EFBIG, EIO, EPERM, EBADF]),
-    (libc::SYS_futex, &[EAGAIN, EINTR]),
     (libc::SYS_getrandom, &[EAGAIN, EFAULT, EINTR, EINVAL, ENOSYS]),
     (libc::SYS_io_uring_setup, &[EFAULT, EINVAL, EMFILE, ENFILE, ENOMEM, EPERM]),
     (libc::SYS_listen, &[EADDRINUSE, EBADF, ENOTSOCK, EOPNOTSUPP]),
@@ -70,6 +69,11 @@ pub fn of(number: i64, request: u64) -> Option<&'static [Errno]> {
             request if request >> 8 & 0xFF == KVMIO => KVM,
             _ => REQUEST,
         });
+    }
+    if number == libc::SYS_futex {
+        // Others than those that wait fail only for what they are called with.
+        let waits = [libc::FUTEX_WAIT, libc::FUTEX_WAIT_BITSET].contains(&(request as i32));
+        return Some(if waits { &[EAGAIN, EINTR] } else { &[] });
     }
     ERRNOS.iter().find(|(known, _)| *known == number).map(|(_, errnos)| *errnos)
 }

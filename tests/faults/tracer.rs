@@ -29,7 +29,7 @@ pub struct Call {
     pub thread: Vec<usize>,
     /// The system call's number.
     pub number: i64,
-    /// Of an ioctl, its request; of a fcntl, its command.
+    /// Of an ioctl, its request; of a fcntl, its command; of a futex, its operation.
     pub request: u64,
     /// How many of these the thread made before.
     pub index: usize,
@@ -196,18 +196,28 @@ impl Trace<'_> {
         if self.main_is_next && number == libc::SYS_prlimit64 {
             self.in_main = true;
         }
-        self.main_is_next |= number == libc::SYS_rt_sigaction && registers.rdi == libc::SIGBUS as u64 && registers.rsi != 0;
+        self.main_is_next |=
+            number == libc::SYS_rt_sigaction && registers.rdi == libc::SIGBUS as u64 && registers.rsi != 0;
         if !self.in_main || self.guest_ran {
             return;
         }
-        let by_request = [libc::SYS_ioctl, libc::SYS_fcntl].contains(&number);
-        let request = if by_request { registers.rsi & 0xFFFF_FFFF } else { 0 };
+        let request = match number {
+            libc::SYS_ioctl | libc::SYS_fcntl => registers.rsi & 0xFFFF_FFFF,
+            libc::SYS_futex => registers.rsi & libc::FUTEX_CMD_MASK as u64,
+            _ => 0,
+        };
         let made = task.made.entry((number, request)).or_default();
         let call = Call { thread: task.name.clone(), number, request, index: *made };
         *made += 1;
         if let Some(fault) = self.fault.filter(|fault| fault.call == call && !self.run.hit) {
-            task.fails = Some(fault.errno);
-            registers.orig_rax = NONE;
+            if number == libc::SYS_brk {
+                // It fails by returning what it was, which it also does when it is only asked (brk(2)).
+                self.run.hit = true;
+                registers.rdi = 0;
+            } else {
+                task.fails = Some(fault.errno);
+                registers.orig_rax = NONE;
+            }
             let _ = ptrace::setregs(pid, registers);
         }
         self.run.calls.push(call);

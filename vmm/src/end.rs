@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use carpel_devices::thread;
+use carpel_devices::{leftover, thread};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -20,6 +20,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::outcome::{Outcome, Shutdown};
 use crate::run::END_SIGNALS;
+use crate::threads::share_one_heap;
 
 /// An end waits for I/O in flight so long: a disk that is merely slow answers, and nobody who waits for the end gives up.
 pub const IN_FLIGHT: Duration = Duration::from_secs(2);
@@ -53,8 +54,9 @@ pub fn tell_alone(status: u8) {
     }
 }
 
-/// Ends the process at once, whatever its threads do, without letting go of anything but the terminal.
+/// Ends the process at once, whatever its threads do. Nothing is dropped; the terminal is put back, and files that must not stay go.
 pub fn leave(status: u8) -> ! {
+    leftover::remove_all();
     // It is held only while it is written.
     if let Ok(terminal) = TERMINAL.try_lock()
         && let Some(settings) = &*terminal
@@ -88,6 +90,7 @@ struct State {
 impl Guard {
     /// Starts the thread, which ends with the process. The timeout begins now, and again at [`Self::run_begins`].
     pub fn start(shutdown: Arc<Shutdown>, timeout: Option<Duration>) -> io::Result<Arc<Self>> {
+        share_one_heap();
         let state = Mutex::new(State { time_out: due(timeout), ..State::default() });
         let guard = Arc::new(Self { state, news: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?, shutdown });
         let signals: SigSet = END_SIGNALS.into_iter().collect();
