@@ -42,12 +42,10 @@ impl Report {
     /// Opens the file, or creates it.
     pub fn open(path: &Path) -> Result<Self> {
         let open = |options: &mut OpenOptions| options.write(true).open(path);
-        let (opened, vain) = match open(File::options().create_new(true)) {
+        let (opened, vain) = match Leftover::create(path, || open(File::options().create_new(true))) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => (open(File::options().create(true)), None),
-            opened => {
-                let vain = opened.is_ok().then(|| Leftover::new(path));
-                (opened, vain)
-            }
+            Err(error) => (Err(error), None),
+            Ok((file, vain)) => (Ok(file), Some(vain)),
         };
         let context = || format!("Cannot write the report to {}", path.display());
         let file = opened.with_context(context)?;

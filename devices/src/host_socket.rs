@@ -66,9 +66,9 @@ impl HostSocket {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let listener =
             socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(|errno| error(errno.into()))?;
-        bind(listener.as_raw_fd(), &address).map_err(|errno| error(errno.into()))?;
-        // Now there is a file, which goes if nobody can listen.
-        let file = Leftover::new(&path);
+        // There is a file from then on, which goes if nobody can listen.
+        let bound = Leftover::create(&path, || bind(listener.as_raw_fd(), &address));
+        let ((), file) = bound.map_err(|errno| error(errno.into()))?;
         listen(&listener, Backlog::MAXALLOWABLE).map_err(|errno| error(errno.into()))?;
         Ok(Self { listener: listener.into(), path, _file: file })
     }

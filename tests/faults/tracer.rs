@@ -1,6 +1,7 @@
 //! Runs a command under ptrace, notes the system calls of its start, and has one of them fail.
 
 use std::collections::HashMap;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -39,6 +40,8 @@ pub struct Call {
 #[derive(Clone, Debug)]
 pub struct Fault {
     pub call: Call,
+    /// The file that the call is about, as in the run without faults.
+    pub file: String,
     pub errno: i32,
 }
 
@@ -49,8 +52,8 @@ pub struct Run {
     pub status: i32,
     /// It did not end, and was killed.
     pub hung: bool,
-    /// The calls from main's first to the guest's first exit.
-    pub calls: Vec<Call>,
+    /// The calls from main's first to the guest's first exit, each with the file that it is about, if it is about one.
+    pub calls: Vec<(Call, String)>,
     /// The fault was there.
     pub hit: bool,
 }
@@ -64,8 +67,16 @@ struct Task {
     inside: bool,
     /// How often it made each call.
     made: HashMap<(i64, u64), usize>,
-    /// The call fails when it returns, with this number.
-    fails: Option<i32>,
+    /// How the call fails when it returns.
+    fails: Option<Failure>,
+}
+
+/// What makes a call fail when it returns.
+enum Failure {
+    /// It was replaced by none, and returns this error.
+    Errno(i32),
+    /// It is brk(2), which fails by returning what the break was. It was only asked for that, and its argument was this.
+    Unmoved(u64),
 }
 
 impl Task {
@@ -181,8 +192,11 @@ impl Trace<'_> {
         let (Ok(mut registers), Some(task)) = (ptrace::getregs(pid), self.tasks.get_mut(&pid)) else { return };
         task.inside = !task.inside;
         if !task.inside {
-            if let Some(errno) = task.fails.take() {
-                registers.rax = i64::from(-errno).cast_unsigned();
+            if let Some(failure) = task.fails.take() {
+                match failure {
+                    Failure::Errno(errno) => registers.rax = i64::from(-errno).cast_unsigned(),
+                    Failure::Unmoved(argument) => registers.rdi = argument,
+                }
                 let _ = ptrace::setregs(pid, registers);
                 self.run.hit = true;
             }
@@ -211,15 +225,37 @@ impl Trace<'_> {
         *made += 1;
         if let Some(fault) = self.fault.filter(|fault| fault.call == call && !self.run.hit) {
             if number == libc::SYS_brk {
-                // It fails by returning what it was, which it also does when it is only asked (brk(2)).
-                self.run.hit = true;
-                registers.rdi = 0;
+                task.fails = Some(Failure::Unmoved(std::mem::take(&mut registers.rdi)));
             } else {
-                task.fails = Some(fault.errno);
+                task.fails = Some(Failure::Errno(fault.errno));
                 registers.orig_rax = NONE;
             }
             let _ = ptrace::setregs(pid, registers);
         }
-        self.run.calls.push(call);
+        let file = if self.fault.is_none() { file(pid, number, &registers) } else { String::new() };
+        self.run.calls.push((call, file));
     }
+}
+
+/// The name of the file that a call is about, as the program names it or as the kernel does.
+fn file(pid: Pid, number: i64, registers: &libc::user_regs_struct) -> String {
+    let (descriptor, name) = match number {
+        libc::SYS_openat | libc::SYS_statx => (registers.rdi, Some(registers.rsi)),
+        libc::SYS_mmap => (registers.r8, None),
+        libc::SYS_epoll_ctl => (registers.rdx, None),
+        _ => (registers.rdi, None),
+    };
+    let name = name.map(|name| text(pid, name)).filter(|name| !name.is_empty());
+    name.unwrap_or_else(|| {
+        let link = std::fs::read_link(format!("/proc/{pid}/fd/{}", descriptor as i32));
+        link.map(|path| path.display().to_string()).unwrap_or_default()
+    })
+}
+
+/// The text at an address of the program.
+fn text(pid: Pid, address: u64) -> String {
+    let mut bytes = vec![0; 256];
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).and_then(|memory| memory.read_at(&mut bytes, address));
+    bytes.truncate(memory.unwrap_or(0));
+    String::from_utf8_lossy(bytes.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned()
 }
