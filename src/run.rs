@@ -126,11 +126,14 @@ impl Prepared {
         let host = Host { files: &self.files, devices: self.devices, console: &console, input };
         let ran = run_guest(&self.plan, host, &self.limits, &self.shutdown, &self.guard);
         // What is told of the run does not wait for what is left of the guest, which is let go of after that.
-        let (facts, _remains) = ran.map(|(facts, remains)| (facts, Some(remains))).unwrap_or_else(|error| {
-            let outcome = Outcome::Failed(output::one_line(error));
-            let (duration, exits) = (Duration::ZERO, ExitCounts::default());
-            (Facts { outcome, duration, exits, unmapped: 0, printed: 0, map: None }, None)
-        });
+        let (facts, _remains) = match ran {
+            Ok((facts, remains)) => (facts, Some(remains)),
+            Err(error) => {
+                let outcome = Outcome::Failed(output::one_line(error));
+                let (duration, exits) = (Duration::ZERO, ExitCounts::default());
+                (Facts { outcome, duration, exits, unmapped: 0, printed: 0, map: None }, None)
+            }
+        };
         self.guard.end_begins();
         if let Some(map) = &facts.map {
             output::dump(map);

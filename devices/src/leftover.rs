@@ -23,9 +23,9 @@ impl Leftover {
     pub fn create<T, E>(path: &Path, make: impl FnOnce() -> Result<T, E>) -> Result<(T, Self), E> {
         // Held meanwhile, so that no file comes to be unknown to [`remove_all`].
         let mut all = all();
-        let made = make()?;
+        let file = make()?;
         all.push(path.to_owned());
-        Ok((made, Self(path.to_owned())))
+        Ok((file, Self(path.to_owned())))
     }
 
     /// The file is to stay.

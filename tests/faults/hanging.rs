@@ -73,7 +73,9 @@ fn a_disk_that_hangs_holds_up_no_end() {
             thread::spawn(move || end_by_signal(engine, mode, ready, operation, manner))
         })
         .collect();
-    runs.into_iter().for_each(|run| run.join().unwrap());
+    for run in runs {
+        run.join().unwrap();
+    }
 }
 
 /// Meanwhile the guest's vCPU waits for the reset, and the timeout is what ends it.

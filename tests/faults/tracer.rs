@@ -20,6 +20,8 @@ pub const KVM_RUN: u64 = 0xAE80;
 /// How a stop at a system call, and that of a thread that started another, look (ptrace(2)).
 const CALL_STOP: i32 = libc::SIGTRAP | 0x80;
 const CLONE_STOP: i32 = libc::SIGTRAP | libc::PTRACE_EVENT_CLONE << 8;
+/// The part of futex(2)'s second argument that says what it does.
+const FUTEX_OPERATION: u64 = 0x7F;
 /// What a system call that was replaced by none returns by itself.
 const NONE: u64 = u64::MAX;
 
@@ -102,7 +104,7 @@ struct Trace<'a> {
 pub fn trace(command: &mut Command, fault: Option<&Fault>) -> Run {
     // SAFETY: between fork and exec, this makes one system call.
     unsafe { command.pre_exec(|| ptrace::traceme().map_err(Into::into)) };
-    let child = command.stdin(Stdio::null()).spawn().expect("carpel starts");
+    let mut child = command.stdin(Stdio::null()).spawn().expect("carpel starts");
     let pid = Pid::from_raw(child.id().cast_signed());
     let (done, ended) = channel::<()>();
     let watch = thread::spawn(move || {
@@ -127,6 +129,8 @@ pub fn trace(command: &mut Command, fault: Option<&Fault>) -> Run {
     };
     trace.go_on(pid, 0);
     while !trace.has_ended(pid) {}
+    // It has been waited for.
+    let _ = child.wait();
     drop(done);
     trace.run.hung = watch.join().unwrap();
     trace.run
@@ -217,7 +221,7 @@ impl Trace<'_> {
         }
         let request = match number {
             libc::SYS_ioctl | libc::SYS_fcntl => registers.rsi & 0xFFFF_FFFF,
-            libc::SYS_futex => registers.rsi & libc::FUTEX_CMD_MASK as u64,
+            libc::SYS_futex => registers.rsi & FUTEX_OPERATION,
             _ => 0,
         };
         let made = task.made.entry((number, request)).or_default();

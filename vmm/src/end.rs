@@ -177,7 +177,9 @@ impl Guard {
             _ => self.shutdown.end(Outcome::TimedOut),
         }
         self.change(|state| {
-            state.ending.get_or_insert_with(|| Instant::now() - NOTICE);
+            // The time that it had to notice counts.
+            let begun = Instant::now().checked_sub(NOTICE).unwrap_or_else(Instant::now);
+            state.ending.get_or_insert(begun);
         });
     }
 

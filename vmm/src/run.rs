@@ -349,7 +349,8 @@ struct Watchdog {
     timer: TimerFd,
     threads: Arc<VcpuThreads>,
     halted_ticks: u32,
-    watchdog: Option<Duration>,
+    /// So long the guest may be silent.
+    patience: Option<Duration>,
     printed: Arc<AtomicU64>,
     printed_before: u64,
     /// Ticks, not time: while the monitor is stopped, so is the guest.
@@ -365,8 +366,8 @@ impl Watchdog {
         printed: Arc<AtomicU64>,
         shutdown: &Arc<Shutdown>,
     ) -> Self {
-        let (threads, shutdown, watchdog) = (Arc::clone(threads), Arc::clone(shutdown), limits.watchdog);
-        Self { timer, threads, halted_ticks: 0, watchdog, printed, printed_before: 0, silent_ticks: 0, shutdown }
+        let (threads, shutdown, patience) = (Arc::clone(threads), Arc::clone(shutdown), limits.watchdog);
+        Self { timer, threads, halted_ticks: 0, patience, printed, printed_before: 0, silent_ticks: 0, shutdown }
     }
 
     fn look(&mut self) {
@@ -377,7 +378,7 @@ impl Watchdog {
         if self.shutdown.dying() && silence >= PANIC_SILENCE {
             self.shutdown.end(Outcome::Panicked);
         }
-        if let Some(limit) = self.watchdog.filter(|&limit| silence >= limit) {
+        if let Some(limit) = self.patience.filter(|&limit| silence >= limit) {
             let reason = format!("The guest gave no sign of life for {limit:?} (--watchdog)");
             self.shutdown.end(Outcome::Unresponsive(reason));
         }
