@@ -17,7 +17,7 @@ mod usage;
 mod values;
 mod words;
 
-use std::process::{self, ExitCode};
+use std::process::ExitCode;
 use std::{env, panic};
 
 use carpel_vmm::allocator::Allocator;
@@ -53,13 +53,15 @@ fn run_command() -> ExitCode {
         // One line, like any other failure, and never a guest left running by the other threads.
         end::tell_alone(cli::FAILURE);
         let message = match info.payload_as_str() {
-            // How the standard library says that a new thread has no memory for its signals' stack.
+            // How the standard library says that a new thread has no memory for its signals' stack, ...
             Some(reason) if reason.contains("alternative stack") => format!("Cannot start a thread: {reason}"),
+            // ... and that the host gives no seed for a hash table.
+            Some(reason) if reason.contains("random data") => format!("The host gives no random numbers: {reason}"),
             // A bug of ours.
             _ => format!("Internal error: {info}").replace('\n', " "),
         };
         output::complain(message);
-        process::exit(cli::FAILURE.into());
+        end::leave(cli::FAILURE);
     }));
     let args: Vec<_> = env::args_os().collect();
     let cli = match usage::parse(&args) {

@@ -1,5 +1,6 @@
 //! `carpel run`: boots a guest and returns its verdict.
 
+use std::fmt;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -60,8 +61,21 @@ pub fn run(args: &RunArgs) -> ExitCode {
 
 /// Exit status for an error met before a guest is built: the command line's fault, unless the host ran out of something.
 pub fn early_status(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<OfHost>().is_some() {
+        return FAILURE;
+    }
     let mut numbers = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
     if numbers.any(|number| OUT_OF_RESOURCES.contains(&number)) { FAILURE } else { USAGE_ERROR }
+}
+
+/// What was attempted that has nothing to do with the command line.
+#[derive(Debug)]
+struct OfHost(&'static str);
+
+impl fmt::Display for OfHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
 }
 
 /// Everything that the command line and its files determine.
@@ -102,7 +116,7 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
     if !args.command.is_empty() {
         bail!("Running a COMMAND in the guest is not built yet");
     }
-    let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
+    let shutdown = Arc::new(Shutdown::new().context(OfHost("Cannot create an eventfd"))?);
     let judge = Arc::new(Judge::new(&config.run, Arc::clone(&shutdown))?);
     let plan_for = |files: &Files| -> Result<_> {
         Ok(Arc::new(Plan::new(&config, files.probe(&config, probe::host_facts(&config))?)?))
@@ -112,7 +126,8 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
         return Ok(Ready::Plan(Box::new(config), plan));
     };
     // Before any file is opened: that may wait for the host.
-    let guard = Guard::start(Arc::clone(&shutdown), &config.run).context("Cannot watch over the end of the run")?;
+    let guard = Guard::start(Arc::clone(&shutdown), &config.run);
+    let guard = guard.context(OfHost("Cannot watch over the end of the run"))?;
     let files = Files::open(&config)?;
     let plan = plan_for(&files)?;
     let devices = virtio::config::open(&config.devices)?;
@@ -147,12 +162,15 @@ impl Prepared {
             Host { files: &self.files, devices: self.devices, console: &console, judge, input, parent: self.parent };
         let ran = run_guest(&self.plan, host, &self.config.run, &self.shutdown, &self.guard);
         // What is told of the run does not wait for what is left of the guest, which is let go of after that.
-        let (facts, _remains) = ran.map(|(facts, remains)| (facts, Some(remains))).unwrap_or_else(|error| {
-            let outcome = Outcome::Failed(output::one_line(error));
-            let (duration, exits) = (Duration::ZERO, ExitCounts::default());
-            let (matched, console_tail) = (None, Vec::new());
-            (Facts { outcome, duration, exits, unmapped: 0, printed: 0, matched, console_tail, map: None }, None)
-        });
+        let (facts, _remains) = match ran {
+            Ok((facts, remains)) => (facts, Some(remains)),
+            Err(error) => {
+                let outcome = Outcome::Failed(output::one_line(error));
+                let (duration, exits) = (Duration::ZERO, ExitCounts::default());
+                let (matched, console_tail) = (None, Vec::new());
+                (Facts { outcome, duration, exits, unmapped: 0, printed: 0, matched, console_tail, map: None }, None)
+            }
+        };
         self.guard.end_begins();
         if let Some(map) = &facts.map {
             output::dump(map);

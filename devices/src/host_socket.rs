@@ -8,8 +8,10 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use thiserror::Error;
+
+use crate::leftover::Leftover;
 
 /// Why there is no socket.
 #[derive(Debug, Error)]
@@ -41,6 +43,7 @@ pub enum SocketError {
 pub struct HostSocket {
     listener: UnixListener,
     path: PathBuf,
+    _file: Leftover,
 }
 
 impl HostSocket {
@@ -59,12 +62,15 @@ impl HostSocket {
             },
             Err(_) => {}
         }
-        let listener = UnixListener::bind(&path).map_err(error)?;
-        let socket = Self { listener, path };
-        match socket.listener.set_nonblocking(true) {
-            Ok(()) => Ok(socket),
-            Err(source) => Err(SocketError::Io { path: socket.path.clone(), source }),
-        }
+        let address = UnixAddr::new(&path).map_err(|errno| error(errno.into()))?;
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let listener =
+            socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(|errno| error(errno.into()))?;
+        // There is a file from then on, which goes if nobody can listen.
+        let bound = Leftover::create(&path, || bind(listener.as_raw_fd(), &address));
+        let ((), file) = bound.map_err(|errno| error(errno.into()))?;
+        listen(&listener, Backlog::MAXALLOWABLE).map_err(|errno| error(errno.into()))?;
+        Ok(Self { listener: listener.into(), path, _file: file })
     }
 
     /// The file descriptor to wait at.
@@ -84,13 +90,6 @@ impl HostSocket {
         let mut path = OsString::from(&self.path);
         path.push(format!("_{port}"));
         connect_to(Path::new(&path))
-    }
-}
-
-impl Drop for HostSocket {
-    fn drop(&mut self) {
-        // Somebody may have removed it before.
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -137,11 +137,13 @@ fn a_kernel_that_shrinks_while_it_is_loaded_is_one_line() {
     let file = directory.path().join("kernel");
     let image = fs::read(payload::path("hello")).unwrap();
     fs::write(&file, &image).unwrap();
-    // Between reading the headers and loading, carpel opens the console, which waits for a reader.
+    // Between reading the headers and loading, carpel makes the socket and then opens the console, which waits for a reader.
     let fifo = directory.path().join("console");
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-    let guest = crate::guest::Running::start(run(&file).args(["--console", &format!("file={}", fifo.display())]));
-    while !has_eventfd(guest.pid()) {
+    let socket = directory.path().join("vsock");
+    let [console, vsock] = [format!("file={}", fifo.display()), format!("uds={}", socket.display())];
+    let guest = crate::guest::Running::start(run(&file).args(["--console", &console, "--vsock", &vsock]));
+    while !socket.exists() {
         std::thread::yield_now();
     }
     fs::File::options().write(true).open(&file).unwrap().set_len(100).unwrap();
@@ -161,12 +163,6 @@ fn firmware_that_does_not_fit_is_told_with_sizes() {
 /// `carpel run` with this kernel.
 fn run(kernel: &Path) -> std::process::Command {
     under(&["env"], &carpel(&["run".as_ref(), "-k".as_ref(), kernel.as_os_str()]))
-}
-
-/// Whether a process has the descriptor that it creates after it has read the kernel's headers.
-fn has_eventfd(pid: u32) -> bool {
-    let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("carpel runs").flatten();
-    files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| target.to_string_lossy().contains("eventfd"))
 }
 
 fn check_truncations(image: &[u8], lengths: impl Iterator<Item = usize>) {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use carpel_devices::thread;
+use carpel_devices::{leftover, thread};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::SignalFd;
@@ -19,8 +19,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::config::Limits;
 use crate::outcome::{Outcome, Shown, Shutdown};
-use crate::signals;
-use crate::terminal;
+use crate::threads::share_one_heap;
+use crate::{signals, terminal};
 
 /// An end waits for I/O in flight so long: a disk that is merely slow answers, and nobody who waits for the end gives up.
 pub const IN_FLIGHT: Duration = Duration::from_secs(2);
@@ -44,8 +44,9 @@ pub fn tell_alone(status: u8) {
     }
 }
 
-/// Ends the process at once, whatever its threads do, without letting go of anything but the terminal.
+/// Ends the process at once, whatever its threads do. Nothing is dropped; the terminal is put back, and files that must not stay go.
 pub fn leave(status: u8) -> ! {
+    leftover::remove_all();
     terminal::restore();
     // SAFETY: the call ends the process; it takes no lock and runs no code of ours.
     unsafe { libc::_exit(status.into()) }
@@ -74,6 +75,7 @@ struct State {
 impl Guard {
     /// Starts the thread, which ends with the process. The timeout begins now, and again at [`Self::run_begins`].
     pub fn start(shutdown: Arc<Shutdown>, limits: &Limits) -> io::Result<Arc<Self>> {
+        share_one_heap();
         let state = Mutex::new(State { time_out: due(limits.timeout), ..State::default() });
         let news = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let guard = Arc::new(Self { state, news, shutdown, until: limits.until.clone() });
@@ -160,7 +162,9 @@ impl Guard {
             _ => self.shutdown.end(Outcome::TimedOut),
         }
         self.change(|state| {
-            state.ending.get_or_insert_with(|| Instant::now() - NOTICE);
+            // The time that it had to notice counts.
+            let begun = Instant::now().checked_sub(NOTICE).unwrap_or_else(Instant::now);
+            state.ending.get_or_insert(begun);
         });
     }
 

@@ -120,7 +120,6 @@ impl NewVcpus {
         register_signal_handler(SIGRTMIN(), interrupt_system_call)?;
         // Threads inherit that these are for the main thread alone.
         signals::reserve()?;
-        share_one_heap();
         let (send, vcpu_setup) = sync_channel(1);
         let (tell, made) = sync_channel(1);
         let (go, mut contexts): (Vec<_>, Vec<_>) = (0..count).map(|_| sync_channel::<VcpuContext>(1)).unzip();
@@ -259,7 +258,7 @@ impl VcpuThreads {
 
 /// Keeps glibc from giving each thread a heap of its own at its first allocation, which would come between a vCPU and its
 /// first instruction, and map 128 MiB to trim them to 64. vCPUs hardly allocate; small pieces are kept for each thread anyway.
-fn share_one_heap() {
+pub(crate) fn share_one_heap() {
     // SAFETY: the call changes a parameter of the allocator's, under its own lock.
     #[cfg(target_env = "gnu")]
     unsafe {

@@ -360,7 +360,7 @@ mod tests {
 
     use super::*;
     use crate::virtio::VirtioDevice;
-    use crate::virtio::testing::Guest;
+    use crate::virtio::testing::{Guest, register};
 
     /// Tells of each kick, and then waits as long as there is somebody to let it go on.
     struct Waiting {
@@ -414,5 +414,52 @@ mod tests {
         drop(go);
         end.join().unwrap();
         assert_eq!(kicks.try_recv(), Ok(1));
+    }
+
+    /// A worker that waits for the host without end, while a driver waits for its reset, and another that can end.
+    #[test]
+    fn what_waits_for_the_host_is_given_up() {
+        let ((kicked, kicks), (go, go_on)) = (channel(), channel());
+        let mut guest = Guest::new(Box::new(Device(Some(Waiting { kicked, go_on }))));
+        guest.start();
+        assert_eq!(kicks.recv(), Ok(0));
+        let threads = std::mem::take(&mut guest.threads);
+        let reset = thread::spawn(move || {
+            guest.write(register::STATUS, 0);
+            drop(guest);
+        });
+        let started = Instant::now();
+        assert_eq!(threads.finish(started + Duration::from_millis(200)), ["runner"]);
+        assert!(started.elapsed() >= Duration::from_millis(200));
+        reset.join().unwrap();
+        drop(go);
+    }
+
+    /// What the host does not have for a worker.
+    struct Poor;
+
+    impl Worker for Poor {
+        fn queues(&self) -> Range<usize> {
+            0..1
+        }
+
+        fn prepare(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::OutOfMemory.into())
+        }
+
+        fn kick(&mut self, _queue: usize, _queues: &mut Queues) -> Result<(), Fault> {
+            unreachable!("It never started");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_cannot_start_is_told_and_ends() {
+        let interrupt = Interrupt::new(Box::new(crate::interrupt::IrqLine::new().unwrap()));
+        let (runner, handle) = Runner::new(Box::new(Poor), Vec::new(), interrupt).unwrap();
+        let mut threads = WorkerThreads::default();
+        threads.start("poor".into(), runner).unwrap();
+        assert_eq!(threads.started().unwrap_err().to_string(), "Cannot start a virtio device");
+        handle.ask(Command::Stop);
+        assert!(threads.finish(Instant::now() + Duration::from_secs(20)).is_empty());
     }
 }

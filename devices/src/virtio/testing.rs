@@ -47,7 +47,7 @@ pub struct Guest {
     pub irq: IrqLine,
     queues: Vec<Ring>,
     /// Ends after `mmio` so that no request waits.
-    _lanes: WorkerThreads,
+    pub threads: WorkerThreads,
 }
 
 impl Guest {
@@ -62,7 +62,7 @@ impl Guest {
         for runner in runners {
             threads.start("runner".into(), runner).unwrap();
         }
-        Self { mmio, memory, irq, queues: no_rings(count), _lanes: threads }
+        Self { mmio, memory, irq, queues: no_rings(count), threads }
     }
 
     pub fn read(&mut self, register: u64) -> u32 {
