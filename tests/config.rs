@@ -177,7 +177,7 @@ fn what_is_wrong_with_a_file_is_told_by_key_and_line() {
         }
     }
     assert!(error(b"{\"kernel\": \"\xFF\"}").contains("line 1"));
-    assert_eq!(error(&[b' '; (1 << 20) + 1]), "It is larger than 1048576 bytes");
+    assert_eq!(error(" ".repeat((1 << 20) + 1).as_bytes()), "It is larger than 1048576 bytes");
     fs::remove_file(&path).unwrap();
     let missing = carpel(scratch.path(), "--config guest.json --dry-run").unwrap_err();
     assert!(missing.starts_with("Cannot read the configuration guest.json: No such file"), "{missing}");

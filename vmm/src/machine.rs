@@ -20,7 +20,7 @@ use crate::memory::{GuestRam, HUGE_PAGE};
 use crate::outcome::Shutdown;
 use crate::plan::Plan;
 use crate::platform;
-use crate::threads::NewVcpus;
+use crate::threads::{NewVcpus, StartingVcpus};
 use crate::virtio;
 
 /// A guest that has not run yet. Fields are dropped in this order: vCPUs and devices before the memory that they use.
@@ -54,10 +54,10 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let kvm = Arc::new(kvm);
         let ram = GuestRam::new(&plan.map.slots(), is_small(plan))?;
-        let mut vcpus = NewVcpus::start(Arc::clone(&kvm), plan.vcpus).map_err(MachineError::Threads)?;
+        let starting = StartingVcpus::start(Arc::clone(&kvm), plan.vcpus).map_err(MachineError::Threads)?;
         let vm = Vm::new(&kvm, plan, &ram)?;
         let rom = rom(&vm, plan, files)?;
-        vcpus.build_on(vm.vcpu_setup(plan, ram.memory()));
+        let vcpus = starting.build_on(vm.vcpu_setup(plan, ram.memory()));
         boot::load(plan, files, ram.memory())?;
         let port = console.port(plan.console().and_then(|placed| placed.kind.console()).unwrap_or("serial"));
         let (mut buses, serial) = platform::build(&vm, plan, files, Box::new(port), shutdown)?;

@@ -132,7 +132,7 @@ impl Machine {
         }
         // No vCPU runs before all that serves it is there.
         worker_threads.started()?;
-        let threads = Arc::new(VcpuThreads::start(self.vcpus, &self.buses, shutdown)?);
+        let threads = Arc::new(self.vcpus.run(&self.buses, shutdown)?);
         manager.add_subscriber(Box::new(DumpRequest {
             fd: dump_signal,
             view: Arc::clone(&self.view),
