@@ -44,8 +44,7 @@ fn crates_know_only_what_is_below_them() {
 fn unsafe_code_stands_where_the_architecture_says() {
     let page = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
     let statement = page.split("\n* ").find(|item| item.starts_with("`unsafe` stands in")).unwrap();
-    let named =
-        statement.split('`').filter(|part| part.contains('/')).collect::<BTreeSet<_>>();
+    let named = statement.split('`').filter(|part| part.contains('/')).collect::<BTreeSet<_>>();
     let mut used = BTreeSet::new();
     for Source { name, text } in sources() {
         let code = code(&text);

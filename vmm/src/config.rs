@@ -136,10 +136,14 @@ mod duration {
     use carpel_devices::units;
     use serde::{Deserialize as _, Deserializer, Serializer, de};
 
-    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-        match duration {
+    pub fn serialize<T, S>(duration: &T, serializer: S) -> Result<S::Ok, S::Error>
+    where
+        T: Copy + Into<Option<Duration>>,
+        S: Serializer,
+    {
+        match (*duration).into() {
             None => serializer.serialize_none(),
-            Some(duration) => serializer.serialize_str(&units::duration_text(*duration)),
+            Some(duration) => serializer.serialize_str(&units::duration_text(duration)),
         }
     }
 
