@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use carpel_arch::Topology;
-use carpel_arch::map::{Arch, Boot};
+use carpel_arch::map::{Arch, Boot, ShmRequest};
 use carpel_devices::diagnostics::Diagnostics;
 use carpel_devices::units;
 use clap::builder::NonEmptyStringValueParser;
@@ -113,6 +113,9 @@ pub struct MapArgs {
     /// Guest physical address bits [default: 46 on x86_64, 40 on aarch64 and riscv64]
     #[arg(long, value_name = "BITS", value_parser = values::phys_bits, allow_hyphen_values = true)]
     pub phys_bits: Option<u8>,
+    /// Add a region of shared memory, as devices ask for: cache=1G (may repeat)
+    #[arg(long, value_name = "NAME=SIZE", value_parser = values::shm, allow_hyphen_values = true)]
+    pub shm: Vec<ShmRequest>,
     /// How to print it: text, json or markdown
     #[arg(long, value_enum, default_value = "text", hide_possible_values = true)]
     pub format: Format,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use carpel_devices::endpoint::{Endpoint, Input};
+use carpel_devices::virtio::backing::RamBacking;
 use carpel_devices::virtio::{self, GuestLimits, VirtioDevice};
 use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
@@ -113,7 +114,7 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
         Guard::start(Arc::clone(&shutdown), config.run.timeout).context("Cannot watch over the end of the run")?;
     let files = Files::open(&config)?;
     let plan = plan_for(&files)?;
-    let devices = virtio::config::open(&config.devices)?;
+    let devices = virtio::config::open(&config.devices, &plan.shm, RamBacking::default())?;
     let endpoint = config.run.console.open("The console").context("Cannot connect the console")?;
     let name = config.run.name.clone().unwrap_or_else(|| report::default_name(&config));
     let guest =

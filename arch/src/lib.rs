@@ -14,7 +14,9 @@ mod virtual_map;
 pub mod x86_64;
 
 pub use device::{Board, Device, DeviceKind, Place};
-pub use map::{Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap, MissingRow, RowName};
+pub use map::{
+    Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap, MissingRow, RowName, ShmRequest,
+};
 pub use resolve::{MapError, resolve};
 pub use topology::{Topology, TopologyError};
 pub use virtual_map::VirtualMapRegisters;

@@ -20,7 +20,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend as _};
 use super::chain::Chain;
 use super::interrupt::Interrupt;
 use super::queue::{Fault, Queues};
-use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker};
+use super::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, VirtioDevice, Worker};
 use crate::registry::{Key, Kind, Value};
 use crate::units;
 use discard::discard;
@@ -130,7 +130,7 @@ impl DeviceConfig for BalloonConfig {
         Ok(())
     }
 
-    fn open(&self) -> Opened {
+    fn open(&self, _context: &OpenContext<'_>) -> Opened {
         let pages = self.pages()?;
         let mut features = 1 << PAGE_REPORTING | 1 << PAGE_POISON;
         if self.oom == OutOfMemory::Deflate {

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::VirtioDevice;
+use super::backing::RamBacking;
 use super::{balloon, blk, console, net, rng, vsock};
 use crate::key_values::{self, KeyValues, OptionError};
 use crate::registry::Kind;
@@ -65,8 +67,41 @@ pub trait DeviceConfig: Clone + Debug + PartialEq + DeserializeOwned + Serialize
         Ok(())
     }
 
+    /// The memory, besides RAM, that it shares with the guest: the plan finds guest physical addresses for each, and the
+    /// device gets them when it is opened.
+    fn shm(&self) -> Vec<ShmRequest> {
+        Vec::new()
+    }
+
     /// Makes the device, with all that it needs of the host.
-    fn open(&self) -> Opened;
+    fn open(&self, context: &OpenContext<'_>) -> Opened;
+}
+
+/// A region of memory that a device shares with the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShmRequest {
+    /// What maps call it: no other region of the guest's has this name.
+    pub name: String,
+    /// Its size in bytes, a positive multiple of the guest's pages.
+    pub size: u64,
+}
+
+/// Where the guest has such a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShmRegion {
+    /// The name that it was asked for by.
+    pub name: String,
+    /// Guest physical addresses.
+    pub range: Range<u64>,
+}
+
+/// What a device is told of its guest when it is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenContext<'a> {
+    /// The regions that it asked for by [`DeviceConfig::shm`], in that order.
+    pub shm: &'a [ShmRegion],
+    /// What stands behind the guest's RAM.
+    pub ram: RamBacking,
 }
 
 /// Why a guest cannot have such devices.
@@ -172,8 +207,13 @@ macro_rules! kinds {
                 }
             }
 
-            pub(super) fn make(&self) -> Opened {
-                match self { $(Self::$name(config) => config.open(),)* }
+            /// The memory that it shares with the guest besides RAM.
+            pub fn shm(&self) -> Vec<ShmRequest> {
+                match self { $(Self::$name(config) => config.shm(),)* }
+            }
+
+            pub(super) fn make(&self, context: &OpenContext<'_>) -> Opened {
+                match self { $(Self::$name(config) => config.open(context),)* }
             }
         }
     };
@@ -208,8 +248,8 @@ impl VirtioConfig {
     }
 
     /// Makes the device, with all that it needs of the host.
-    pub fn open(&self) -> Result<Box<dyn VirtioDevice>, DeviceError> {
-        self.make().map_err(|source| DeviceError::Device { device: self.text(), source })
+    pub fn open(&self, context: &OpenContext<'_>) -> Result<Box<dyn VirtioDevice>, DeviceError> {
+        self.make(context).map_err(|source| DeviceError::Device { device: self.text(), source })
     }
 }
 
@@ -235,11 +275,19 @@ pub fn check(devices: &[VirtioConfig], guest: GuestLimits) -> Result<(), DeviceE
     Ok(())
 }
 
-/// Makes all devices, in the order in which that must be; they come in the order of the configuration.
-pub fn open(devices: &[VirtioConfig]) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
+/// Makes all devices, in the order in which that must be; they come in the order of the configuration, as do the regions of
+/// shared memory that each asked for.
+pub fn open(
+    devices: &[VirtioConfig],
+    shm: &[Vec<ShmRegion>],
+    ram: RamBacking,
+) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
     let mut order: Vec<_> = devices.iter().enumerate().collect();
     order.sort_by_key(|(_, device)| device.opens_last());
-    let open = |(index, device): (usize, &VirtioConfig)| Ok((index, device.open()?));
+    let open = |(index, device): (usize, &VirtioConfig)| {
+        let shm = shm.get(index).map_or(&[][..], Vec::as_slice);
+        Ok((index, device.open(&OpenContext { shm, ram })?))
+    };
     let mut opened = order.into_iter().map(open).collect::<Result<Vec<_>, DeviceError>>()?;
     opened.sort_by_key(|(index, _)| *index);
     Ok(opened.into_iter().map(|(_, device)| device).collect())
@@ -249,7 +297,7 @@ pub fn open(devices: &[VirtioConfig]) -> Result<Vec<Box<dyn VirtioDevice>>, Devi
 #[cfg(test)]
 pub(crate) fn make(config: &VirtioConfig) -> Opened {
     config.check(GuestLimits { mem: u64::MAX })?;
-    config.make()
+    config.make(&OpenContext::default())
 }
 
 /// The same from a text.
@@ -262,6 +310,67 @@ pub(crate) fn make_from(text: &str) -> Opened {
 mod tests {
     use super::*;
     use crate::registry::{OFF, Value};
+    use crate::virtio::interrupt::Interrupt;
+    use crate::virtio::{VirtioDevice, Worker};
+
+    /// A device that shares memory with its guest, and tells in its configuration space where that is.
+    #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+    struct SharingConfig;
+
+    struct Sharing(Vec<u8>);
+
+    impl DeviceConfig for SharingConfig {
+        const KIND: &'static Kind = KINDS[0];
+
+        fn shm(&self) -> Vec<ShmRequest> {
+            ["cache", "log"].map(|name| ShmRequest { name: name.to_owned(), size: 1 << 30 }).to_vec()
+        }
+
+        fn open(&self, context: &OpenContext<'_>) -> Opened {
+            let starts = context.shm.iter().flat_map(|region| region.range.start.to_le_bytes());
+            Ok(Box::new(Sharing(starts.collect())))
+        }
+    }
+
+    impl VirtioDevice for Sharing {
+        fn device_type(&self) -> u32 {
+            63
+        }
+
+        fn queue_sizes(&self) -> Vec<u16> {
+            Vec::new()
+        }
+
+        fn read_config(&self, offset: u64, data: &mut [u8]) {
+            crate::virtio::read_bytes(&self.0, offset, data);
+        }
+
+        fn workers(&mut self, _interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn a_device_gets_the_addresses_of_the_memory_that_it_asks_for() {
+        let config = SharingConfig;
+        let region = |request: ShmRequest, start| ShmRegion { name: request.name, range: start..start + request.size };
+        let shm: Vec<_> = config.shm().into_iter().zip([4 << 30, 8 << 30]).map(|(ask, at)| region(ask, at)).collect();
+        let device = config.open(&OpenContext { shm: &shm, ..OpenContext::default() }).unwrap();
+        let mut starts = [0; 16];
+        device.read_config(0, &mut starts);
+        assert_eq!(
+            starts.as_chunks().0.iter().map(|start| u64::from_le_bytes(*start)).collect::<Vec<_>>(),
+            [4 << 30, 8 << 30]
+        );
+    }
+
+    #[test]
+    fn no_device_that_there_is_asks_for_memory_besides_ram() {
+        for kind in KINDS {
+            let config = VirtioConfig::parse(&format!("{}{}", kind.name, required(kind, ""))).unwrap();
+            assert_eq!(config.shm(), []);
+        }
+    }
 
     #[test]
     fn names_are_unique_and_examples_are_taken() {

@@ -5,6 +5,7 @@
 //! virtqueues while the driver runs; a [`runner::Runner`] drives each in an event loop: the main thread's, or
 //! one of its own. Transport and runners talk by messages, so nothing of a device is shared but what it shares itself.
 
+pub mod backing;
 pub mod chain;
 pub mod config;
 pub mod interrupt;
@@ -28,7 +29,7 @@ use std::ops::Range;
 use event_manager::{EventOps, Events};
 
 use crate::console::ConsoleOutput;
-pub use config::{Checked, DeviceConfig, GuestLimits, Opened, VirtioConfig};
+pub use config::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, VirtioConfig};
 use console::ConsoleHandle;
 use interrupt::Interrupt;
 use queue::{Fault, Queues};

@@ -1,0 +1,20 @@
+//! What stands behind guest RAM, as far as a device must know.
+
+/// What the host has behind the guest's RAM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RamBacking {
+    /// Anonymous memory of the process alone.
+    #[default]
+    Anonymous,
+    /// A memfd, mapped shared: pages are its own, and stay where a mapping of them goes.
+    Memfd,
+    /// Huge pages out of the host's pool, reserved for the guest from the start.
+    HugePages {
+        /// Size of one in bytes, a power of 2.
+        size: usize,
+        /// Whether they are a memfd's; otherwise they are the process's alone.
+        shared: bool,
+    },
+    /// A file of the user's, whose contents are nobody else's to throw away.
+    File,
+}
