@@ -128,6 +128,12 @@ pub struct RunArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub guest: GuestArgs,
+    /// Back the guest's memory by huge pages of the host's pool
+    #[arg(long)]
+    pub hugepages: bool,
+    /// Back the guest's memory by a memfd, which other processes can map
+    #[arg(long)]
+    pub shared_memory: bool,
     /// Processor: host, max or x86-64-v1 to x86-64-v4, then ,+FEATURE or ,-FEATURE as wanted
     #[arg(long, value_name = "MODEL", allow_hyphen_values = true)]
     pub cpu: Option<String>,

@@ -13,7 +13,8 @@ use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
 use carpel_vmm::end::Guard;
 use carpel_vmm::kvm;
-use carpel_vmm::machine::Machine;
+use carpel_vmm::machine::{self, Machine};
+use carpel_vmm::memory::{GuestRam, MemoryError};
 use carpel_vmm::outcome::{Outcome, Shutdown};
 use carpel_vmm::parent::Parent;
 use carpel_vmm::plan::{Files, Plan};
@@ -68,6 +69,7 @@ struct Prepared {
     config: Config,
     plan: Arc<Plan>,
     files: Files,
+    ram: Result<GuestRam, MemoryError>,
     devices: Vec<Box<dyn VirtioDevice>>,
     watch: Watch,
     parent: Option<Parent>,
@@ -114,11 +116,18 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
         Guard::start(Arc::clone(&shutdown), config.run.timeout).context("Cannot watch over the end of the run")?;
     let files = Files::open(&config)?;
     let plan = plan_for(&files)?;
-    let devices = virtio::config::open(&config.devices, &plan.shm, RamBacking::default())?;
+    let ram = machine::allocate_ram(&config, &plan);
+    // That the host has no memory left is told and reported as any other end of a run.
+    let ram = match ram {
+        Err(error) if error.is_of_configuration() => return Err(error.into()),
+        ram => ram,
+    };
+    let backing = ram.as_ref().map_or(RamBacking::default(), GuestRam::backing);
+    let devices = virtio::config::open(&config.devices, &plan.shm, backing)?;
     let endpoint = config.run.console.open("The console").context("Cannot connect the console")?;
     let name = config.run.name.clone().unwrap_or_else(|| report::default_name(&config));
     let guest =
-        Prepared { config, plan, files, devices, watch, parent, endpoint, reports, name, start, shutdown, guard };
+        Prepared { config, plan, files, ram, devices, watch, parent, endpoint, reports, name, start, shutdown, guard };
     Ok(Ready::Guest(Box::new(guest)))
 }
 
@@ -141,7 +150,8 @@ impl Prepared {
     fn boot(self: Box<Self>) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
         let console = Console::new(output, self.watch, Arc::clone(&self.shutdown));
-        let host = Host { files: &self.files, devices: self.devices, console: &console, input, parent: self.parent };
+        let (files, ram, devices, parent) = (&self.files, self.ram, self.devices, self.parent);
+        let host = Host { files, ram, devices, console: &console, input, parent };
         let ran = run_guest(&self.plan, host, &self.config.run, &self.shutdown, &self.guard);
         // What is told of the run does not wait for what is left of the guest, which is let go of after that.
         let (facts, _remains) = ran.map(|(facts, remains)| (facts, Some(remains))).unwrap_or_else(|error| {
@@ -176,6 +186,7 @@ impl Prepared {
 /// What the guest gets of the host.
 struct Host<'a> {
     files: &'a Files,
+    ram: Result<GuestRam, MemoryError>,
     devices: Vec<Box<dyn VirtioDevice>>,
     console: &'a Console,
     input: Option<Input>,
@@ -190,10 +201,11 @@ fn run_guest(
     shutdown: &Arc<Shutdown>,
     guard: &Guard,
 ) -> Result<(Facts, Remains)> {
-    let Host { files, devices, console, input, parent } = host;
+    let Host { files, ram, devices, console, input, parent } = host;
     let printed = console.printed();
     let kvm = kvm::open()?;
-    let machine = Machine::new(kvm, plan, files, devices, console, shutdown).context("Cannot build the machine")?;
+    let context = "Cannot build the machine";
+    let machine = Machine::new(kvm, plan, files, ram.context(context)?, devices, console, shutdown).context(context)?;
     log::debug!("Booting {} with `{}`", plan.kernel.format.name(), plan.cmdline);
 
     // The user's terminal is the guest's until that has ended.
