@@ -46,7 +46,7 @@ pub enum Backing<'a> {
     /// Huge pages of the host's pool, of its default size, set aside from the start: what is there at the start is there when
     /// the guest touches it. Every range must be made of them.
     HugePages {
-        /// Whether they are a memfd's, as above.
+        /// Whether they are a memfd's, as above; otherwise no other process can map them.
         shared: bool,
     },
     /// A part of a file, which must have all of it; whoever makes it shorter meanwhile takes the memory away.
@@ -192,8 +192,8 @@ impl GuestRam {
             return Err(MemoryError::HugePageSize { start: range.start, end: range.end, page });
         }
         let file = shared.then(|| memfd(total(ranges), MFdFlags::MFD_HUGETLB)).transpose()?;
-        let backing = RamBacking::HugePages { size: page as usize, shared };
-        let ram = Self::map(ranges, file.map(|file| (file, 0)), &Content::HugePages { shared }, backing);
+        let backing = RamBacking::HugePages { size: page as usize };
+        let ram = Self::map(ranges, file.map(|file| (file, 0)), &Content::HugePages, backing);
         ram.map_err(|error| match error {
             // By now, the ranges that the pool had enough for have given theirs back.
             MemoryError::Map { source: source @ Errno::ENOMEM, .. } => match Pool::read() {

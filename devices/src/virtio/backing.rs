@@ -8,12 +8,10 @@ pub enum RamBacking {
     Anonymous,
     /// A memfd, mapped shared: pages are its own, and stay where a mapping of them goes.
     Memfd,
-    /// Huge pages out of the host's pool, reserved for the guest from the start.
+    /// Huge pages out of the host's pool, set aside for the guest from the start and mapped shared, from a memfd or not.
     HugePages {
         /// Size of one in bytes, a power of 2.
         size: usize,
-        /// Whether they are a memfd's; otherwise they are the process's alone.
-        shared: bool,
     },
     /// A file of the user's, whose contents are nobody else's to throw away.
     File,

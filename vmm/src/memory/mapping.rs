@@ -22,11 +22,8 @@ pub enum Content {
         /// Small pages at the start.
         small_start: bool,
     },
-    /// Huge pages, of a memfd if they are shared.
-    HugePages {
-        /// Whether they are.
-        shared: bool,
-    },
+    /// Huge pages of the pool.
+    HugePages,
     /// What a file holds.
     File {
         /// Whether what is written goes to it.
@@ -42,8 +39,10 @@ impl Content {
             Self::Anonymous { .. } => MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE),
             Self::Memfd { .. } => MapFlags::MAP_SHARED.union(MapFlags::MAP_NORESERVE),
             // Reserved: without that, who touches a page that the pool no longer has is killed by SIGBUS.
-            Self::HugePages { shared: false } => MapFlags::MAP_PRIVATE.union(MapFlags::MAP_HUGETLB),
-            Self::HugePages { shared: true } | Self::File { shared: true } => MapFlags::MAP_SHARED,
+            // Shared also where no one shares them: a page that goes back from a private mapping stays set aside for it
+            // (Linux 6.18), and is of no use to others.
+            Self::HugePages => MapFlags::MAP_SHARED.union(MapFlags::MAP_HUGETLB),
+            Self::File { shared: true } => MapFlags::MAP_SHARED,
             Self::File { shared: false } => MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE),
         }
     }
@@ -52,7 +51,7 @@ impl Content {
     const fn small_start(self) -> Option<bool> {
         match self {
             Self::Anonymous { small_start } | Self::Memfd { small_start } => Some(small_start),
-            Self::HugePages { .. } | Self::File { .. } => None,
+            Self::HugePages | Self::File { .. } => None,
         }
     }
 }
@@ -75,9 +74,9 @@ impl Mapping {
     pub fn new(length: NonZeroUsize, file: Option<&FileOffset>, content: &Content) -> Result<Self, Errno> {
         let mapping = match (file, content) {
             // Linux itself aligns mappings of its pool's pages, and reserves a page for every one that is mapped.
-            (None, Content::HugePages { .. }) => Self::exactly(length, content.flags())?,
+            (None, Content::HugePages) => Self::exactly(length, content.flags())?,
             (None, _) => Self::aligned(length, ACCESS, content.flags())?,
-            (Some(file), Content::HugePages { .. }) => Self::of_huge_file(length, file, content.flags())?,
+            (Some(file), Content::HugePages) => Self::of_huge_file(length, file, content.flags())?,
             (Some(file), _) => Self::of_file(length, file, content.flags())?,
         };
         if let Some(small_start) = content.small_start() {

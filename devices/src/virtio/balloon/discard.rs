@@ -27,14 +27,12 @@ pub struct Discard {
 impl Discard {
     /// For this kind of memory.
     pub fn new(backing: RamBacking) -> Self {
-        let dont_need = Some(MmapAdvise::MADV_DONTNEED);
         // A hole in the file behind the memory: its pages outlive any mapping (madvise(2)).
         let remove = Some(MmapAdvise::MADV_REMOVE);
         let (advice, huge) = match backing {
-            RamBacking::Anonymous => (dont_need, None),
+            RamBacking::Anonymous => (Some(MmapAdvise::MADV_DONTNEED), None),
             RamBacking::Memfd => (remove, None),
-            RamBacking::HugePages { size, shared: false } => (dont_need, Some(size)),
-            RamBacking::HugePages { size, shared: true } => (remove, Some(size)),
+            RamBacking::HugePages { size } => (remove, Some(size)),
             RamBacking::File => (None, None),
         };
         // Without a size of pages, nothing is known to be one.
@@ -163,7 +161,7 @@ mod tests {
     fn huge_pages_go_back_by_whole_ones() {
         // The host's pool may be empty: pages of any memory stand for its own, so many at a time.
         let huge = 16 * page_size().unwrap();
-        let backing = RamBacking::HugePages { size: huge, shared: true };
+        let backing = RamBacking::HugePages { size: huge };
         let (discard, file) = (Discard::new(backing), memfd());
         let memory = of_file(file.try_clone().unwrap(), 8 * huge);
         let host = memory.get_host_address(GuestAddress(0)).unwrap();
