@@ -128,12 +128,8 @@ pub struct RunArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub guest: GuestArgs,
-    /// Back the guest's memory by huge pages of the host's pool
-    #[arg(long)]
-    pub hugepages: bool,
-    /// Back the guest's memory by a memfd, which other processes can map
-    #[arg(long)]
-    pub shared_memory: bool,
+    #[command(flatten)]
+    pub backing: BackingArgs,
     /// Processor: host, max or x86-64-v1 to x86-64-v4, then ,+FEATURE or ,-FEATURE as wanted
     #[arg(long, value_name = "MODEL", allow_hyphen_values = true)]
     pub cpu: Option<String>,
@@ -192,6 +188,17 @@ pub struct RunArgs {
     /// Run a command in the guest (not built yet)
     #[arg(last = true, value_name = "COMMAND", hide = true)]
     pub command: Vec<OsString>,
+}
+
+/// What the guest's memory is made of.
+#[derive(Debug, Args)]
+pub struct BackingArgs {
+    /// Back the guest's memory by huge pages of the host's pool
+    #[arg(long)]
+    pub hugepages: bool,
+    /// Back the guest's memory by a memfd, which other processes can map
+    #[arg(long)]
+    pub shared_memory: bool,
 }
 
 /// How a plan is printed.

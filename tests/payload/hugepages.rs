@@ -88,7 +88,7 @@ fn refused() {
     let before = pool("HugePages_Rsvd");
     for shared in [&[][..], &["--shared-memory"]] {
         let (page, free, total) = (page() >> 10, available(), pool("HugePages_Total"));
-        let needed = (free + 1) * page >> 10;
+        let needed = ((free + 1) * page) >> 10;
         let mem = format!("{}M", needed.max(64));
         let outcome = run("hello", &[&["--hugepages", "-m", &mem][..], shared].concat()).expect_status(2);
         let needed = needed.max(64) * 1024 / page;

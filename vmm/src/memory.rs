@@ -167,11 +167,11 @@ impl GuestRam {
     pub fn new(ranges: &[Range<u64>], backing: Backing<'_>) -> Result<Self, MemoryError> {
         match backing {
             Backing::Anonymous { small_start } => {
-                Self::map(ranges, None, &Content::Anonymous { small_start }, RamBacking::Anonymous)
+                Self::map(ranges, None, Content::Anonymous { small_start }, RamBacking::Anonymous)
             }
             Backing::Memfd { small_start } => {
                 let file = memfd(total(ranges), MFdFlags::empty())?;
-                Self::map(ranges, Some((file, 0)), &Content::Memfd { small_start }, RamBacking::Memfd)
+                Self::map(ranges, Some((file, 0)), Content::Memfd { small_start }, RamBacking::Memfd)
             }
             Backing::HugePages { shared } => Self::huge_pages(ranges, shared),
             Backing::File { file, offset, shared } => {
@@ -181,7 +181,7 @@ impl GuestRam {
                     return Err(MemoryError::ShortFile { size, start: offset, end });
                 }
                 let file = file.try_clone().map_err(MemoryError::File)?;
-                Self::map(ranges, Some((file, offset)), &Content::File { shared }, RamBacking::File)
+                Self::map(ranges, Some((file, offset)), Content::File { shared }, RamBacking::File)
             }
         }
     }
@@ -193,7 +193,7 @@ impl GuestRam {
         }
         let file = shared.then(|| memfd(total(ranges), MFdFlags::MFD_HUGETLB)).transpose()?;
         let backing = RamBacking::HugePages { size: page as usize };
-        let ram = Self::map(ranges, file.map(|file| (file, 0)), &Content::HugePages, backing);
+        let ram = Self::map(ranges, file.map(|file| (file, 0)), Content::HugePages, backing);
         ram.map_err(|error| match error {
             // By now, the ranges that the pool had enough for have given theirs back.
             MemoryError::Map { source: source @ Errno::ENOMEM, .. } => match Pool::read() {
@@ -207,7 +207,7 @@ impl GuestRam {
     fn map(
         ranges: &[Range<u64>],
         file: Option<(File, u64)>,
-        content: &Content,
+        content: Content,
         backing: RamBacking,
     ) -> Result<Self, MemoryError> {
         let mut file = file.map(|(file, offset)| FileOffset::new(file, offset));

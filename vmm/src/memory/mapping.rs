@@ -36,14 +36,15 @@ impl Content {
     pub const fn flags(self) -> MapFlags {
         match self {
             // Overcommitted.
-            Self::Anonymous { .. } => MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE),
+            Self::Anonymous { .. } | Self::File { shared: false } => {
+                MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE)
+            }
             Self::Memfd { .. } => MapFlags::MAP_SHARED.union(MapFlags::MAP_NORESERVE),
             // Reserved: without that, who touches a page that the pool no longer has is killed by SIGBUS.
             // Shared also where no one shares them: a page that goes back from a private mapping stays set aside for it
             // (Linux 6.18), and is of no use to others.
             Self::HugePages => MapFlags::MAP_SHARED.union(MapFlags::MAP_HUGETLB),
             Self::File { shared: true } => MapFlags::MAP_SHARED,
-            Self::File { shared: false } => MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE),
         }
     }
 
@@ -71,7 +72,7 @@ const ACCESS: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
 impl Mapping {
     /// Maps so many bytes of the content: of the file from its offset on, if there is one.
-    pub fn new(length: NonZeroUsize, file: Option<&FileOffset>, content: &Content) -> Result<Self, Errno> {
+    pub fn new(length: NonZeroUsize, file: Option<&FileOffset>, content: Content) -> Result<Self, Errno> {
         let mapping = match (file, content) {
             // Linux itself aligns mappings of its pool's pages, and reserves a page for every one that is mapped.
             (None, Content::HugePages) => Self::exactly(length, content.flags())?,

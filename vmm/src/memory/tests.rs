@@ -90,9 +90,9 @@ fn a_file_that_can_only_be_read_is_ram_of_the_guests_own() {
     std::fs::write(path.path(), vec![0x11; 0x1000]).unwrap();
     let file = File::open(path.path()).unwrap();
     let backing = |shared| Backing::File { file: &file, offset: 0, shared };
-    let ram = GuestRam::new(&[0..0x1000], backing(false)).unwrap();
+    let ram = GuestRam::new(std::slice::from_ref(&(0..0x1000)), backing(false)).unwrap();
     ram.memory().write_obj(7_u8, GuestAddress(0)).unwrap();
-    let error = GuestRam::new(&[0..0x1000], backing(true)).unwrap_err();
+    let error = GuestRam::new(std::slice::from_ref(&(0..0x1000)), backing(true)).unwrap_err();
     assert!(matches!(error, MemoryError::Map { source: Errno::EACCES, .. }), "{error:?}");
 }
 
