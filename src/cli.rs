@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use carpel_arch::Topology;
-use carpel_arch::map::{Arch, Boot};
+use carpel_arch::map::{Arch, Boot, ShmRequest};
 use carpel_devices::diagnostics::Diagnostics;
 use carpel_devices::units;
 use clap::builder::NonEmptyStringValueParser;
@@ -113,6 +113,9 @@ pub struct MapArgs {
     /// Guest physical address bits [default: 46 on x86_64, 40 on aarch64 and riscv64]
     #[arg(long, value_name = "BITS", value_parser = values::phys_bits, allow_hyphen_values = true)]
     pub phys_bits: Option<u8>,
+    /// Add a region of shared memory, as devices ask for: cache=1G (may repeat)
+    #[arg(long, value_name = "NAME=SIZE", value_parser = values::shm, allow_hyphen_values = true)]
+    pub shm: Vec<ShmRequest>,
     /// How to print it: text, json or markdown
     #[arg(long, value_enum, default_value = "text", hide_possible_values = true)]
     pub format: Format,
@@ -125,6 +128,8 @@ pub struct RunArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub guest: GuestArgs,
+    #[command(flatten)]
+    pub backing: BackingArgs,
     /// Processor: host, max or x86-64-v1 to x86-64-v4, then ,+FEATURE or ,-FEATURE as wanted
     #[arg(long, value_name = "MODEL", allow_hyphen_values = true)]
     pub cpu: Option<String>,
@@ -183,6 +188,17 @@ pub struct RunArgs {
     /// Run a command in the guest (not built yet)
     #[arg(last = true, value_name = "COMMAND", hide = true)]
     pub command: Vec<OsString>,
+}
+
+/// What the guest's memory is made of.
+#[derive(Debug, Args)]
+pub struct BackingArgs {
+    /// Back the guest's memory by huge pages of the host's pool
+    #[arg(long)]
+    pub hugepages: bool,
+    /// Back the guest's memory by a memfd, which other processes can map
+    #[arg(long)]
+    pub shared_memory: bool,
 }
 
 /// How a plan is printed.

@@ -27,6 +27,8 @@ pub fn run(args: &RunArgs) -> Result<Config> {
     if Some(layout.arch) != Arch::HOST {
         bail!("A guest for {} cannot run on this host", layout.arch);
     }
+    config.hugepages |= args.backing.hugepages;
+    config.shared_memory |= args.backing.shared_memory;
     config.append.extend(args.append.iter().cloned());
     if let Some(cpu) = &args.cpu {
         if layout.arch != Arch::X86_64 {

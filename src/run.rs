@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use carpel_devices::endpoint::{Endpoint, Input};
+use carpel_devices::virtio::backing::RamBacking;
 use carpel_devices::virtio::{self, GuestLimits, VirtioDevice};
 use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
 use carpel_vmm::end::Guard;
 use carpel_vmm::kvm;
 use carpel_vmm::loader::Files;
-use carpel_vmm::machine::Machine;
+use carpel_vmm::machine::{self, Machine};
+use carpel_vmm::memory::{GuestRam, MemoryError};
 use carpel_vmm::outcome::{Outcome, Shutdown};
 use carpel_vmm::parent::Parent;
 use carpel_vmm::plan::Plan;
@@ -83,6 +85,7 @@ struct Prepared {
     config: Config,
     plan: Arc<Plan>,
     files: Files,
+    ram: Result<GuestRam, MemoryError>,
     devices: Vec<Box<dyn VirtioDevice>>,
     judge: Arc<Judge>,
     parent: Option<Parent>,
@@ -130,11 +133,18 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
     let guard = guard.context(OfHost("Cannot watch over the end of the run"))?;
     let files = Files::open(&config)?;
     let plan = plan_for(&files)?;
-    let devices = virtio::config::open(&config.devices)?;
+    let ram = machine::allocate_ram(&config, &plan);
+    // That the host has no memory left is told and reported as any other end of a run.
+    let ram = match ram {
+        Err(error) if error.is_of_configuration() => return Err(error.into()),
+        ram => ram,
+    };
+    let backing = ram.as_ref().map_or(RamBacking::default(), GuestRam::backing);
+    let devices = virtio::config::open(&config.devices, &plan.shm, backing)?;
     let endpoint = config.run.console.open("The console").context("Cannot connect the console")?;
     let name = config.run.name.clone().unwrap_or_else(|| report::default_name(&config));
     let guest =
-        Prepared { config, plan, files, devices, judge, parent, endpoint, reports, name, start, shutdown, guard };
+        Prepared { config, plan, files, ram, devices, judge, parent, endpoint, reports, name, start, shutdown, guard };
     Ok(Ready::Guest(Box::new(guest)))
 }
 
@@ -157,9 +167,8 @@ impl Prepared {
     fn boot(self: Box<Self>) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
         let console = Console::new(output, Arc::clone(&self.judge), Arc::clone(&self.shutdown));
-        let judge = self.judge;
-        let host =
-            Host { files: &self.files, devices: self.devices, console: &console, judge, input, parent: self.parent };
+        let (files, ram, devices, judge, parent) = (&self.files, self.ram, self.devices, self.judge, self.parent);
+        let host = Host { files, ram, devices, console: &console, judge, input, parent };
         let ran = run_guest(&self.plan, host, &self.config.run, &self.shutdown, &self.guard);
         // What is told of the run does not wait for what is left of the guest, which is let go of after that.
         let (facts, _remains) = match ran {
@@ -197,6 +206,7 @@ impl Prepared {
 /// What the guest gets of the host.
 struct Host<'a> {
     files: &'a Files,
+    ram: Result<GuestRam, MemoryError>,
     devices: Vec<Box<dyn VirtioDevice>>,
     console: &'a Console,
     judge: Arc<Judge>,
@@ -212,9 +222,10 @@ fn run_guest(
     shutdown: &Arc<Shutdown>,
     guard: &Guard,
 ) -> Result<(Facts, Remains)> {
-    let Host { files, devices, console, judge, input, parent } = host;
+    let Host { files, ram, devices, console, judge, input, parent } = host;
     let kvm = kvm::open()?;
-    let machine = Machine::new(kvm, plan, files, devices, console, shutdown).context("Cannot build the machine")?;
+    let context = "Cannot build the machine";
+    let machine = Machine::new(kvm, plan, files, ram.context(context)?, devices, console, shutdown).context(context)?;
     log::debug!("Booting {} with `{}`", plan.kernel.format.name(), plan.cmdline);
 
     // The user's terminal is the guest's until that has ended.

@@ -118,6 +118,12 @@ fn options_win_and_lists_are_appended() {
     assert_eq!(with("-m 2G")["mem"], 2_u64 << 30);
     assert_eq!(with("-c 2")["cpus"]["count"], 2);
     assert_eq!(with("--console null")["run"]["console"], "null");
+    fs::write(scratch.path().join("short.json"), r#"{"kernel": "bzImage"}"#).unwrap();
+    for option in ["hugepages", "shared-memory"] {
+        let config =
+            |more: &str| dry_run(scratch.path(), &format!("--config short.json {more}"))["config"][option].clone();
+        assert_eq!((config(""), config(&format!("--{option}"))), (false.into(), true.into()));
+    }
     assert_eq!(with("-a x")["append"], serde_json::json!(["quiet", "loglevel=4", "x"]));
     let count = file["devices"].as_array().unwrap().len();
     assert_eq!(with("--disk other.img")["devices"].as_array().unwrap().len(), count + 1);

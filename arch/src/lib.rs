@@ -16,7 +16,9 @@ pub mod x86_64;
 
 pub use board::Board;
 pub use device::{Device, DeviceKind, Place};
-pub use map::{Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap, MissingRow, RowName};
+pub use map::{
+    Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap, MissingRow, RowName, ShmRequest,
+};
 pub use resolve::{MapError, resolve};
 pub use topology::{Topology, TopologyError};
 pub use virtual_map::VirtualMapRegisters;

@@ -12,6 +12,7 @@ mod dump;
 mod ends;
 mod firmware;
 mod guest;
+mod hugepages;
 mod junit;
 mod map;
 mod multiboot;

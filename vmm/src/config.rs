@@ -22,6 +22,10 @@ pub struct Config {
     pub layout: Option<String>,
     /// Guest memory in bytes.
     pub mem: u64,
+    /// Whether it is made of huge pages of the host's pool.
+    pub hugepages: bool,
+    /// Whether it is a memfd, which other processes can map.
+    pub shared_memory: bool,
     /// The vCPUs and their arrangement.
     pub cpus: Topology,
     /// What of the host's processor they show.
@@ -82,6 +86,8 @@ impl Default for Config {
             arch: None,
             layout: None,
             mem: DEFAULT_MEM,
+            hugepages: false,
+            shared_memory: false,
             cpus: Topology { sockets: 1, cores: 1, threads: 1 },
             cpu: CpuModel::default(),
             firmware: None,

@@ -10,13 +10,14 @@ use carpel_devices::virtio::runner::Runner;
 use kvm_ioctls::Kvm;
 
 use crate::boot;
+use crate::config::Config;
 use crate::console::Console;
 use crate::dump::View;
 use crate::error::MachineError;
 use crate::exit::Buses;
 use crate::kvm::Vm;
 use crate::loader::Files;
-use crate::memory::{GuestRam, HUGE_PAGE};
+use crate::memory::{Backing, GuestRam, HUGE_PAGE, MemoryError};
 use crate::outcome::Shutdown;
 use crate::plan::Plan;
 use crate::platform;
@@ -42,18 +43,18 @@ pub(crate) struct Foundation {
 }
 
 impl Machine {
-    /// Builds the machine with these virtio devices, which are the plan's. The console's output goes to `console`; what
+    /// Builds the machine with this RAM and these virtio devices, which are the plan's. The console's output goes to `console`; what
     /// devices report goes to `shutdown`.
     pub fn new(
         kvm: Kvm,
         plan: &Arc<Plan>,
         files: &Files,
+        ram: GuestRam,
         devices: Vec<Box<dyn VirtioDevice>>,
         console: &Console,
         shutdown: &Arc<Shutdown>,
     ) -> Result<Self, MachineError> {
         let kvm = Arc::new(kvm);
-        let ram = GuestRam::new(&plan.map.slots(), is_small(plan))?;
         let starting = StartingVcpus::start(Arc::clone(&kvm), plan.vcpus).map_err(MachineError::Threads)?;
         let vm = Vm::new(&kvm, plan, &ram)?;
         let rom = rom(&vm, plan, files)?;
@@ -76,6 +77,16 @@ impl Machine {
     }
 }
 
+/// The guest's RAM, before there is a VM: what the configuration wants behind it may not be there.
+pub fn allocate_ram(config: &Config, plan: &Plan) -> Result<GuestRam, MemoryError> {
+    let backing = match (config.hugepages, config.shared_memory) {
+        (true, shared) => Backing::HugePages { shared },
+        (false, true) => Backing::Memfd { small_start: is_small(plan) },
+        (false, false) => Backing::Anonymous { small_start: is_small(plan) },
+    };
+    GuestRam::new(&plan.map.slots(), backing)
+}
+
 /// Whether the guest is likely to leave most of a huge page untouched. Zeroing one takes longer than all else that happens
 /// before a small guest runs; a kernel that fills one pays for small pages with a fault for each.
 fn is_small(plan: &Plan) -> bool {
@@ -91,8 +102,8 @@ fn rom(vm: &Vm, plan: &Plan, files: &Files) -> Result<Option<GuestRam>, MachineE
         return Ok(None);
     };
     let range = claim.start..claim.end.next_multiple_of(ROM_GRANULE);
-    let rom = GuestRam::new(std::slice::from_ref(&range), false)?;
+    let rom = GuestRam::new(std::slice::from_ref(&range), Backing::default())?;
     source.load(rom.memory(), 0, claim.size(), claim.start)?;
-    vm.add_rom(plan, &range, &rom)?;
+    vm.add_rom(&range, &rom)?;
     Ok(Some(rom))
 }

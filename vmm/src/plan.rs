@@ -2,13 +2,16 @@
 //! their addresses and interrupts. Pure: what files say has been read into a [`Probe`].
 
 mod error;
+mod shm;
 mod windows;
 
 use std::path::Path;
 
 use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, MemoryMap, RowName};
 use carpel_arch::x86_64::cpu::CpuModel;
-use carpel_arch::{Device, DeviceKind, Topology, device};
+use carpel_arch::{Device, DeviceKind, ShmRequest, Topology, device};
+use carpel_devices::virtio::ShmRegion;
+use carpel_devices::virtio::config::VirtioConfig;
 use linux_loader::cmdline::Cmdline;
 
 use crate::config::{Announce, Config, IrqchipMode};
@@ -66,6 +69,8 @@ pub struct Plan {
     pub irqchip: IrqchipMode,
     /// All devices: those that the machine comes with, then the virtio devices in the order of the configuration.
     pub devices: Vec<Device>,
+    /// The shared memory of each virtio device, in the order of the configuration.
+    pub shm: Vec<Vec<ShmRegion>>,
     /// How the guest learns of its virtio devices.
     pub announce: Announce,
 }
@@ -78,8 +83,8 @@ impl HostFacts {
 }
 
 impl Probe {
-    /// The guest physical map of this configuration.
-    pub fn map(&self, config: &Config) -> Result<MemoryMap, PlanError> {
+    /// The guest physical map of this configuration, with these regions of shared memory.
+    pub fn map(&self, config: &Config, shm: &[ShmRequest]) -> Result<MemoryMap, PlanError> {
         let layout = config.layout()?;
         let (kernel, firmware) = match &self.kernel {
             Some(Kernel { boot: Boot::Firmware, extent: KernelExtent::Flat { size }, .. }) => (None, *size),
@@ -95,6 +100,7 @@ impl Probe {
             // What is handed to firmware is not in memory yet.
             initrd: if self.handover.is_some() { 0 } else { self.initrd },
             initrd_limit: self.kernel.as_ref().map_or(u64::MAX, |kernel| kernel.initrd_limit),
+            shm: shm.to_vec(),
             ..Inputs::new(layout.arch, config.mem)
         };
         carpel_arch::resolve(layout, &inputs).map_err(|source| PlanError::Map { layout: layout.name, source })
@@ -126,7 +132,9 @@ impl Probe {
 impl Plan {
     /// Decides everything.
     pub fn new(config: &Config, probe: Probe) -> Result<Self, PlanError> {
-        let map = probe.map(config)?;
+        let asked: Vec<_> = config.devices.iter().map(VirtioConfig::shm).collect();
+        let map = probe.map(config, &shm::requests(&asked))?;
+        let shm = shm::places(&map, &asked);
         let (irqchip, phys_bits) = (probe.irqchip(config)?, probe.host.phys_bits);
         let kernel = probe.kernel.ok_or(PlanError::NoKernel)?;
         if kernel.boot == Boot::Firmware
@@ -164,6 +172,7 @@ impl Plan {
             phys_bits,
             irqchip,
             devices,
+            shm,
             announce: config.announce,
         })
     }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::VirtioDevice;
-use super::device_config::{Checked, DeviceConfig, GuestLimits, Opened};
+use super::backing::RamBacking;
+use super::device_config::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, ShmRegion, ShmRequest};
 use super::{balloon, blk, console, net, rng, vsock};
 use crate::key_values::{KeyValues, OptionError};
 use crate::registry::Kind;
@@ -115,8 +116,13 @@ macro_rules! kinds {
                 }
             }
 
-            pub(super) fn make(&self) -> Opened {
-                match self { $(Self::$name(config) => config.open(),)* }
+            /// The memory that it shares with the guest besides RAM.
+            pub fn shm(&self) -> Vec<ShmRequest> {
+                match self { $(Self::$name(config) => config.shm(),)* }
+            }
+
+            pub(super) fn make(&self, context: &OpenContext<'_>) -> Opened {
+                match self { $(Self::$name(config) => config.open(context),)* }
             }
         }
     };
@@ -151,8 +157,8 @@ impl VirtioConfig {
     }
 
     /// Makes the device, with all that it needs of the host.
-    pub fn open(&self) -> Result<Box<dyn VirtioDevice>, DeviceError> {
-        self.make().map_err(|source| DeviceError::Device { device: self.text(), source })
+    pub fn open(&self, context: &OpenContext<'_>) -> Result<Box<dyn VirtioDevice>, DeviceError> {
+        self.make(context).map_err(|source| DeviceError::Device { device: self.text(), source })
     }
 }
 
@@ -183,11 +189,19 @@ pub fn check(devices: &[VirtioConfig], guest: GuestLimits) -> Result<(), DeviceE
     Ok(())
 }
 
-/// Makes all devices, in the order in which that must be; they come in the order of the configuration.
-pub fn open(devices: &[VirtioConfig]) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
+/// Makes all devices, in the order in which that must be; they come in the order of the configuration, as do the regions of
+/// shared memory that each asked for.
+pub fn open(
+    devices: &[VirtioConfig],
+    shm: &[Vec<ShmRegion>],
+    ram: RamBacking,
+) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
     let mut order: Vec<_> = devices.iter().enumerate().collect();
     order.sort_by_key(|(_, device)| device.opens_last());
-    let open = |(index, device): (usize, &VirtioConfig)| Ok((index, device.open()?));
+    let open = |(index, device): (usize, &VirtioConfig)| {
+        let shm = shm.get(index).map_or(&[][..], Vec::as_slice);
+        Ok((index, device.open(&OpenContext { shm, ram })?))
+    };
     let mut opened = order.into_iter().map(open).collect::<Result<Vec<_>, DeviceError>>()?;
     opened.sort_by_key(|(index, _)| *index);
     Ok(opened.into_iter().map(|(_, device)| device).collect())
@@ -197,7 +211,7 @@ pub fn open(devices: &[VirtioConfig]) -> Result<Vec<Box<dyn VirtioDevice>>, Devi
 #[cfg(test)]
 pub(crate) fn make(config: &VirtioConfig) -> Opened {
     config.check(GuestLimits { mem: u64::MAX })?;
-    config.make()
+    config.make(&OpenContext::default())
 }
 
 /// The same from a text.
@@ -210,6 +224,67 @@ pub(crate) fn make_from(text: &str) -> Opened {
 mod tests {
     use super::*;
     use crate::registry::{OFF, Value};
+    use crate::virtio::interrupt::Interrupt;
+    use crate::virtio::{VirtioDevice, Worker};
+
+    /// A device that shares memory with its guest, and tells in its configuration space where that is.
+    #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+    struct SharingConfig;
+
+    struct Sharing(Vec<u8>);
+
+    impl DeviceConfig for SharingConfig {
+        const KIND: &'static Kind = KINDS[0];
+
+        fn shm(&self) -> Vec<ShmRequest> {
+            ["cache", "log"].map(|name| ShmRequest { name: name.to_owned(), size: 1 << 30 }).to_vec()
+        }
+
+        fn open(&self, context: &OpenContext<'_>) -> Opened {
+            let starts = context.shm.iter().flat_map(|region| region.range.start.to_le_bytes());
+            Ok(Box::new(Sharing(starts.collect())))
+        }
+    }
+
+    impl VirtioDevice for Sharing {
+        fn device_type(&self) -> u32 {
+            63
+        }
+
+        fn queue_sizes(&self) -> Vec<u16> {
+            Vec::new()
+        }
+
+        fn read_config(&self, offset: u64, data: &mut [u8]) {
+            crate::virtio::read_bytes(&self.0, offset, data);
+        }
+
+        fn workers(&mut self, _interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn a_device_gets_the_addresses_of_the_memory_that_it_asks_for() {
+        let config = SharingConfig;
+        let region = |request: ShmRequest, start| ShmRegion { name: request.name, range: start..start + request.size };
+        let shm: Vec<_> = config.shm().into_iter().zip([4 << 30, 8 << 30]).map(|(ask, at)| region(ask, at)).collect();
+        let device = config.open(&OpenContext { shm: &shm, ..OpenContext::default() }).unwrap();
+        let mut starts = [0; 16];
+        device.read_config(0, &mut starts);
+        assert_eq!(
+            starts.as_chunks().0.iter().map(|start| u64::from_le_bytes(*start)).collect::<Vec<_>>(),
+            [4 << 30, 8 << 30]
+        );
+    }
+
+    #[test]
+    fn no_device_that_there_is_asks_for_memory_besides_ram() {
+        for kind in KINDS {
+            let config = VirtioConfig::parse(&format!("{}{}", kind.name, required(kind, ""))).unwrap();
+            assert_eq!(config.shm(), []);
+        }
+    }
 
     #[test]
     fn names_are_unique_and_examples_are_taken() {

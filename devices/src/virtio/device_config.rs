@@ -2,12 +2,14 @@
 
 use std::error::Error;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::VirtioDevice;
+use super::backing::RamBacking;
 use crate::key_values::{self, KeyValues, OptionError};
 use crate::registry::Kind;
 
@@ -63,6 +65,39 @@ pub trait DeviceConfig: Clone + Debug + PartialEq + DeserializeOwned + Serialize
         Ok(())
     }
 
+    /// The memory, besides RAM, that it shares with the guest: the plan finds guest physical addresses for each, and the
+    /// device gets them when it is opened.
+    fn shm(&self) -> Vec<ShmRequest> {
+        Vec::new()
+    }
+
     /// Makes the device, with all that it needs of the host.
-    fn open(&self) -> Opened;
+    fn open(&self, context: &OpenContext<'_>) -> Opened;
+}
+
+/// A region of memory that a device shares with the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShmRequest {
+    /// What maps call it: no other region of the guest's has this name.
+    pub name: String,
+    /// Its size in bytes, a positive multiple of the guest's pages.
+    pub size: u64,
+}
+
+/// Where the guest has such a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShmRegion {
+    /// The name that it was asked for by.
+    pub name: String,
+    /// Guest physical addresses.
+    pub range: Range<u64>,
+}
+
+/// What a device is told of its guest when it is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenContext<'a> {
+    /// The regions that it asked for by [`DeviceConfig::shm`], in that order.
+    pub shm: &'a [ShmRegion],
+    /// What stands behind the guest's RAM.
+    pub ram: RamBacking,
 }

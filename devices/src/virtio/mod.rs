@@ -5,6 +5,7 @@
 //! virtqueues while the driver runs; a [`runner::Runner`] drives each in an event loop: the main thread's, or
 //! one of its own. Transport and runners talk by messages, so nothing of a device is shared but what it shares itself.
 
+pub mod backing;
 pub mod chain;
 pub mod config;
 mod device_config;
@@ -32,7 +33,7 @@ use event_manager::{EventOps, Events};
 
 use crate::console::Consoles;
 use console::handle::ConsoleHandle;
-pub use device_config::{Checked, DeviceConfig, GuestLimits, Opened};
+pub use device_config::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, ShmRegion, ShmRequest};
 use interrupt::Interrupt;
 use queue::{Fault, Queues};
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::interrupt::Interrupt;
 use super::queue::{Fault, Queues};
 use super::rate::RateLimiter;
-use super::{DeviceConfig, Opened, VirtioDevice, Worker};
+use super::{DeviceConfig, OpenContext, Opened, VirtioDevice, Worker};
 use crate::registry::{Key, Kind, Value};
 
 /// Device type (section 5).
@@ -48,7 +48,7 @@ pub struct RngConfig {
 impl DeviceConfig for RngConfig {
     const KIND: &'static Kind = &KIND;
 
-    fn open(&self) -> Opened {
+    fn open(&self, _context: &OpenContext<'_>) -> Opened {
         let limiter = RateLimiter::new(self.rate.map(NonZeroU64::get))?;
         Ok(Box::new(Entropy { worker: Some(EntropyWorker { limiter }) }))
     }

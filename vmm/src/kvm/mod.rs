@@ -7,6 +7,7 @@ mod death;
 mod error;
 mod flash;
 mod host;
+mod slots;
 mod vcpu;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -29,9 +30,10 @@ pub use host::{newest_gic, phys_bits};
 pub use vcpu::Vcpu;
 
 use crate::config::IrqchipMode;
-use crate::memory::GuestRam;
+use crate::memory::{Backing, GuestRam};
 use crate::plan::Plan;
 use error::{API_VERSION, Context as _, retry_interrupted};
+use slots::Slots;
 
 /// Opens KVM.
 pub fn open() -> Result<Kvm, KvmError> {
@@ -49,6 +51,7 @@ pub fn open() -> Result<Kvm, KvmError> {
 /// A virtual machine of KVM's with its memory and, where they come before vCPUs, its interrupt controllers.
 pub struct Vm {
     fd: Arc<VmFd>,
+    slots: Slots,
     /// Memory that KVM itself shares with the guest besides RAM. It is dropped after the VM.
     shared: Option<GuestRam>,
 }
@@ -61,15 +64,14 @@ impl Vm {
             return Err(KvmError::TooManyVcpus { wanted: plan.vcpus, max });
         }
         let fd = retry_interrupted(|| host::create_vm(kvm, plan)).call("KVM_CREATE_VM")?;
-        let mut vm = Self { fd: Arc::new(fd), shared: None };
+        let mut vm = Self { fd: Arc::new(fd), slots: Slots::default(), shared: None };
         // Slots come first: once there are vCPUs, each costs a hundred times as much (docs/performance.md).
-        let slots = plan.map.slots();
-        for (slot, range) in slots.iter().enumerate() {
-            vm.add_slot(slot as u32, range, ram.memory(), 0)?;
+        for range in plan.map.slots() {
+            vm.add_memory(&range, ram.memory(), 0)?;
         }
         if let Some(range) = host::shared_memory(&vm.fd, plan) {
-            let shared = GuestRam::new(std::slice::from_ref(&range), false)?;
-            vm.add_slot(slots.len() as u32, &range, shared.memory(), 0)?;
+            let shared = GuestRam::new(std::slice::from_ref(&range), Backing::default())?;
+            vm.add_memory(&range, shared.memory(), 0)?;
             vm.shared = Some(shared);
         }
         host::create_irqchip(&vm.fd, plan)?;
@@ -77,19 +79,19 @@ impl Vm {
     }
 
     /// Gives the guest a memory that it can only read; what it writes there goes to the MMIO bus.
-    pub fn add_rom(&self, plan: &Plan, range: &Range<u64>, rom: &GuestRam) -> Result<(), KvmError> {
-        // Behind RAM and what KVM shares.
-        self.add_slot(plan.map.slots().len() as u32 + 1, range, rom.memory(), KVM_MEM_READONLY)
+    pub fn add_rom(&self, range: &Range<u64>, rom: &GuestRam) -> Result<(), KvmError> {
+        self.add_memory(range, rom.memory(), KVM_MEM_READONLY)
     }
 
     /// Gives the guest the memory of flash chips.
-    pub fn add_flash(&self, plan: &Plan, range: &Range<u64>) -> Result<FlashSlot, KvmError> {
-        // Behind the firmware's image.
-        FlashSlot::new(Arc::clone(&self.fd), plan.map.slots().len() as u32 + 2, range)
+    pub fn add_flash(&self, range: &Range<u64>) -> Result<FlashSlot, KvmError> {
+        FlashSlot::new(Arc::clone(&self.fd), self.slots.next(), range)
     }
 
-    fn add_slot(&self, slot: u32, range: &Range<u64>, memory: &GuestMemoryMmap, flags: u32) -> Result<(), KvmError> {
-        set_memory_region(&self.fd, memory_region(slot, range, memory, flags)?)
+    /// Gives the guest a range of its memory, in as many slots as that takes.
+    fn add_memory(&self, range: &Range<u64>, memory: &GuestMemoryMmap, flags: u32) -> Result<(), KvmError> {
+        slots::pieces(range)
+            .try_for_each(|piece| set_memory_region(&self.fd, memory_region(self.slots.next(), &piece, memory, flags)?))
     }
 
     /// Connects a line to an interrupt: an edge on it raises this GSI without the monitor's doing. KVM is told when the first
@@ -140,7 +142,7 @@ pub fn make_vcpus(kvm: &Kvm, vcpu_setup: &Receiver<VcpuSetup>) -> Result<Vec<Vcp
     Ok((0..).zip(fds).map(|(id, fd)| Vcpu::new(id, fd)).collect())
 }
 
-/// A slot for this range of guest memory, which is one region.
+/// A slot for this range of guest memory, which lies in one region.
 fn memory_region(
     slot: u32,
     range: &Range<u64>,
@@ -160,7 +162,7 @@ fn memory_region(
 }
 
 fn set_memory_region(vm: &VmFd, region: kvm_userspace_memory_region) -> Result<(), KvmError> {
-    // SAFETY: slots are made of whole regions of guest memory, one each; its owner keeps that mapped until all vCPUs or the
+    // SAFETY: a slot lies in one region of guest memory; its owner keeps that mapped until all vCPUs or the
     // slot are gone.
     unsafe { vm.set_user_memory_region(region) }.map_err(|source| KvmError::Call {
         call: "KVM_SET_USER_MEMORY_REGION",

@@ -26,7 +26,7 @@ pub fn build(vm: &Vm, plan: &Plan, port: &Arc<Mutex<dyn ConsolePort>>) -> Result
             ArmDevice::Pl061 => Arc::new(Mutex::new(Pl061::new())),
             ArmDevice::CfiFlash => {
                 let range = placed.place.mmio().ok_or_else(|| MachineError::unknown(plan, placed))?;
-                let array = Box::new(vm.add_flash(plan, range)?);
+                let array = Box::new(vm.add_flash(range)?);
                 Arc::new(Mutex::new(CfiFlash::new(array, range.start, range.end - range.start)))
             }
         };

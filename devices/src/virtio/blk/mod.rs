@@ -30,7 +30,7 @@ use virtio_bindings::virtio_blk::{
 
 use super::interrupt::Interrupt;
 use super::rate::RateLimiter;
-use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker, read_bytes};
+use super::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, VirtioDevice, Worker, read_bytes};
 use crate::registry::{Key, Kind, Value};
 use engine::Choice;
 use ephemeral::Ephemeral;
@@ -203,7 +203,7 @@ impl DeviceConfig for BlkConfig {
         Ok(())
     }
 
-    fn open(&self) -> Opened {
+    fn open(&self, _context: &OpenContext<'_>) -> Opened {
         let id = serial_number(&self.id)?;
         let (storage, choice) = self.storage()?;
         let disk = Disk::new(self.path.display().to_string(), storage, self.ro, id);

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::interrupt::Interrupt;
-use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker, read_bytes};
+use super::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, VirtioDevice, Worker, read_bytes};
 use crate::console::Consoles;
 use crate::key_values::{self, KeyValues, OptionError};
 use crate::registry::{Key, Kind, Value};
@@ -123,7 +123,7 @@ impl DeviceConfig for ConsoleConfig {
         Ok(())
     }
 
-    fn open(&self) -> Opened {
+    fn open(&self, _context: &OpenContext<'_>) -> Opened {
         let handle = ConsoleHandle::new()?;
         let mut all = vec![Port::console(handle.clone())];
         for port in &self.ports {

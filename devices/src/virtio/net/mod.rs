@@ -31,7 +31,7 @@ use virtio_bindings::virtio_net::{
 
 use super::interrupt::Interrupt;
 use super::rate::RateLimiter;
-use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker, read_bytes};
+use super::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, VirtioDevice, Worker, read_bytes};
 use crate::registry::Kind;
 use control::ControlWorker;
 use options::KIND;
@@ -75,7 +75,7 @@ impl DeviceConfig for NetConfig {
         Ok(())
     }
 
-    fn open(&self) -> Opened {
+    fn open(&self, _context: &OpenContext<'_>) -> Opened {
         let taps = Tap::open(&self.tap, self.queues as usize)?;
         let interface = Interface::new(&self.tap)?;
         if let Some(mtu) = self.mtu {
