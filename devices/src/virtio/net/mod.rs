@@ -181,11 +181,7 @@ struct LinkState {
 impl LinkState {
     /// Returns whether it was there until now.
     fn set_down(&self) -> bool {
-        let was_up = self.is_up.swap(false, Ordering::AcqRel);
-        if was_up {
-            self.interrupt.config_changed();
-        }
-        was_up
+        self.interrupt.config_changed(|| self.is_up.swap(false, Ordering::AcqRel))
     }
 }
 
