@@ -48,7 +48,7 @@ fn no_more_bytes_count_as_written_than_were() {
         check(GET_ID, 0, &[], 0, (OK, 1));
         check(GET_ID, 0, &[], 512, (OK, 20));
         for room in [0, 512] {
-            let nothing = if room == 0 { 1 } else { 0 };
+            let nothing = u32::from(room == 0);
             check(FLUSH, 0, &[], room, (OK, nothing));
             check(OUT, 5, &[(DATA, 512, 0)], room, (writable, nothing));
             check(OUT, SECTORS, &[(DATA, 512, 0)], room, (IOERR, nothing));
