@@ -57,6 +57,9 @@ pub trait VirtioDevice: Send {
     /// Takes what the driver writes to configuration space at `offset`.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
+    /// The driver resets the device: what drivers have written to configuration space is forgotten.
+    fn reset(&mut self) {}
+
     /// Connects the guest's console, of which `output` makes the end, if the device is one; returns the way to it. Asked before
     /// its workers.
     fn connect_console(&mut self, _output: &dyn Fn() -> Box<dyn ConsoleOutput>) -> Option<ConsoleHandle> {

@@ -228,3 +228,17 @@ fn a_reset_of_one_queue_leaves_the_others_alone() {
     std::thread::sleep(Duration::from_millis(10));
     assert_eq!(guest.poll_used(2), None);
 }
+
+/// Another driver may come, and must not have its reports ignored for what the last one filled its pages with.
+#[test]
+fn a_reset_forgets_what_the_driver_said() {
+    let mut guest = guest("balloon");
+    let (actual, poison) = (register::CONFIG + ACTUAL as u64, register::CONFIG + POISON as u64);
+    guest.write(actual, 7);
+    guest.write(poison, 0x5555_5555);
+    guest.start();
+    assert_eq!([guest.read(actual), guest.read(poison)], [0, 0]);
+    fill(&guest, PAGES, 1);
+    guest.request(REPORT, &[(PAGES, PAGE as u32, WRITE)]);
+    assert_eq!(kept(&guest, PAGES, 1), [false]);
+}

@@ -263,6 +263,7 @@ impl Core {
     /// All that the driver said is forgotten, and the workers let go of the queues.
     fn reset(&mut self) {
         self.stop();
+        self.device.reset();
         self.interrupt.reset();
         self.state = DriverState::new(self.queues.len());
     }
