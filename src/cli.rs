@@ -11,6 +11,7 @@ use carpel_devices::units;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::log_limit::Limited;
 use crate::map::Format;
 use crate::values;
 
@@ -219,9 +220,12 @@ pub enum Announcement {
     Cmdline,
 }
 
-/// Starts logging to stderr. `RUST_LOG` wins over `-v`.
+/// Starts logging to stderr, at most so many lines a second. `RUST_LOG` wins over `-v`.
 pub fn start_logging(verbose: u8) {
     let level = ["warn", "debug", "trace"][usize::from(verbose.min(2))];
     let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level));
-    builder.target(env_logger::Target::Pipe(Box::new(Diagnostics))).init();
+    let logger = builder.target(env_logger::Target::Pipe(Box::new(Diagnostics))).build();
+    log::set_max_level(logger.filter());
+    // It fails only where there is a logger already.
+    let _ = log::set_boxed_logger(Box::new(Limited::new(logger)));
 }

@@ -8,6 +8,7 @@ mod config_file;
 mod devices;
 mod doctor;
 mod dry_run;
+mod log_limit;
 mod map;
 mod output;
 mod report;
@@ -75,7 +76,12 @@ fn run_command() -> ExitCode {
     };
     cli::start_logging(cli.verbose);
     let text = match cli.command {
-        Command::Run(args) => return run::run(&args),
+        Command::Run(args) => {
+            let status = run::run(&args);
+            // Lines that a guest caused beyond the limit are told of.
+            log::logger().flush();
+            return status;
+        }
         Command::Doctor => return doctor::run(),
         Command::Map(args) => map::text(&args),
         Command::Devices => Ok(devices::list()),

@@ -200,6 +200,11 @@ impl VirtioDevice for Balloon {
         }
     }
 
+    fn reset(&mut self) {
+        self.actual = 0;
+        self.poison.store(0, Ordering::Relaxed);
+    }
+
     fn workers(&mut self, _interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
         self.worker.take().into_iter().map(|worker| Box::new(worker) as Box<dyn Worker>).collect()
     }

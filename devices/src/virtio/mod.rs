@@ -59,6 +59,9 @@ pub trait VirtioDevice: Send {
     /// Takes what the driver writes to configuration space at `offset`.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
+    /// The driver resets the device: what drivers have written to configuration space is forgotten.
+    fn reset(&mut self) {}
+
     /// Connects the guest's console to its other end, and further ports that are consoles, if the device has them; returns the way
     /// to the guest's console. Asked before its workers.
     fn connect_console(&mut self, _consoles: &dyn Consoles) -> Option<ConsoleHandle> {

@@ -172,6 +172,18 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_that_is_reset_starts_anew_and_its_rate_does_not() {
+        let mut guest = guest("rng,rate=40K");
+        let started = Instant::now();
+        for _ in 0..1000 {
+            guest.renew_queue(0);
+            assert_eq!(guest.request(0, &[(BUFFERS, 20, WRITE)]), 20);
+        }
+        // 20 KB less the burst of 4 KiB.
+        assert!(started.elapsed() >= Duration::from_millis(250), "{:?}", started.elapsed());
+    }
+
+    #[test]
     fn a_rate_holds_it_back() {
         let mut guest = guest("rng,rate=40K");
         let started = Instant::now();

@@ -120,6 +120,7 @@ impl Runner {
         let given_up = Arc::<AtomicBool>::default();
         let handle = RunnerHandle { requests: sender, wake: Arc::clone(&wake), given_up: Arc::clone(&given_up) };
         let (queues, failure) = (Queues::new(worker.queues()), Failure::default());
+        interrupt.watch(&wake);
         Ok((Self { worker, queues, kicks, requests, wake, interrupt, faults: 0, given_up, failure }, handle))
     }
 
@@ -144,7 +145,11 @@ impl Runner {
                     }
                 }
                 Command::StartQueue(number, queue) => self.start_queue(number, *queue),
-                Command::StopQueue(queue) => self.stop_queue(queue),
+                Command::StopQueue(queue) => {
+                    self.stop_queue(queue);
+                    // The driver may have to be told by another queue of what ends with this one.
+                    self.queues.kick();
+                }
                 Command::Stop => self.stop(),
             }
             let _ = done.send(());
@@ -152,6 +157,9 @@ impl Runner {
     }
 
     fn start_queue(&mut self, number: usize, queue: VirtQueue) {
+        if self.interrupt.awaits_reset() {
+            return;
+        }
         // What was made available before is not kicked for again.
         queue.kick();
         self.queues.set(number, Some(queue));
@@ -177,7 +185,7 @@ impl Runner {
         if self.queues.get(queue).is_some() { self.worker.kick(queue, &mut self.queues) } else { Ok(()) }
     }
 
-    /// After an error, nothing of the device goes on until its driver resets it.
+    /// After an error, nothing of the device goes on until its driver resets it: its other workers stop as well, once woken.
     fn fail(&mut self, fault: &Fault) {
         self.faults = self.faults.saturating_add(1);
         let level = if self.faults <= LOGGED_FAULTS { log::Level::Warn } else { log::Level::Debug };
@@ -208,6 +216,9 @@ impl MutEventSubscriber for Runner {
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
+        if self.interrupt.awaits_reset() {
+            self.stop();
+        }
         let result = match events.data() {
             REQUEST => {
                 self.serve();

@@ -114,6 +114,19 @@ impl Guest {
         ready
     }
 
+    /// Resets a queue, and nothing else; returns when it is off.
+    pub fn reset_queue(&mut self, queue: usize) {
+        self.write(r::QUEUE_SELECT, queue as u32);
+        self.write(r::QUEUE_RESET, 1);
+        assert_eq!((self.read(r::QUEUE_RESET), self.read(r::QUEUE_READY)), (0, 0));
+    }
+
+    /// Resets a queue and sets it up anew.
+    pub fn renew_queue(&mut self, queue: usize) {
+        self.reset_queue(queue);
+        assert!(self.set_up_queue(queue, 16));
+    }
+
     pub fn driver_ok(&mut self) {
         self.write(r::STATUS, 15);
     }

@@ -39,6 +39,8 @@ pub struct Disk {
     pub storage: Arc<dyn Storage>,
     /// Capacity in sectors.
     pub sectors: u64,
+    /// Size of a logical block in bytes: requests are for whole ones.
+    pub block: u64,
     pub read_only: bool,
     /// Serial number.
     pub id: [u8; ID_BYTES],
@@ -46,7 +48,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A disk of the storage's whole sectors.
+    /// A disk of the storage's whole sectors, which are its blocks.
     pub fn new(name: String, storage: Arc<dyn Storage>, read_only: bool, id: [u8; ID_BYTES]) -> Self {
         let size = storage.size();
         if !size.is_multiple_of(SECTOR) {
@@ -55,7 +57,12 @@ impl Disk {
                 size % SECTOR
             );
         }
-        Self { name, sectors: size / SECTOR, storage, read_only, id, errors: AtomicU32::new(0) }
+        Self { name, sectors: size / SECTOR, block: SECTOR, storage, read_only, id, errors: AtomicU32::new(0) }
+    }
+
+    /// The same disk with blocks of this size in bytes, a multiple of a sector's that the storage's size is a multiple of.
+    pub fn with_blocks(self, block: u64) -> Self {
+        Self { block, ..self }
     }
 
     /// Tells the user of the guest's I/O error, as long as there were few.

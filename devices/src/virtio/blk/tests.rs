@@ -1,7 +1,9 @@
 //! A disk against a driver, honest or not.
 
+mod answers;
 mod hostile;
 mod images;
+mod resets;
 mod soak;
 
 use std::fs::{self, File};
@@ -88,8 +90,16 @@ fn request(guest: &mut Guest, kind: u32, sector: u64, data: &[(u64, u32, u16)]) 
     buffers.extend(data);
     buffers.push((STATUS, 1, WRITE));
     let room: u32 = data.iter().filter(|buffer| buffer.2 == WRITE).map(|buffer| buffer.1).sum();
-    assert_eq!(guest.request(0, &buffers), room + 1);
-    guest.bytes(STATUS, 1)[0]
+    let used = guest.request(0, &buffers);
+    let status = guest.bytes(STATUS, 1)[0];
+    // The bytes that are written from the first one on (section 2.7.8.2): a status behind a gap is not counted.
+    let written = match (kind, status) {
+        (IN, OK) => room,
+        (GET_ID, OK) => room.min(20),
+        _ => 0,
+    };
+    assert_eq!(used, if written == room { room + 1 } else { written }, "{kind} {status}");
+    status
 }
 
 #[test]

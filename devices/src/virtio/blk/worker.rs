@@ -56,7 +56,7 @@ impl BlkWorker {
             self.limits.operations.spend(1);
             match Operation::parse(&chain, &self.disk, self.durable)? {
                 Ok(operation) => {
-                    self.limits.bytes.spend(operation.transferred());
+                    self.limits.bytes.spend(operation.rated());
                     engine.start(Request { chain, operation });
                 }
                 Err(refusal) => answer(queue, chain, Err(refusal))?,
@@ -71,12 +71,14 @@ impl BlkWorker {
 }
 
 /// Writes the status and gives the chain back.
-fn answer(queue: &mut VirtQueue, chain: Chain, result: Result<(), Refusal>) -> Result<(), Fault> {
-    let status = result.map_or_else(|refusal| refusal as u8, |()| VIRTIO_BLK_S_OK as u8);
+fn answer(queue: &mut VirtQueue, chain: Chain, result: Result<u64, Refusal>) -> Result<(), Fault> {
+    let status = result.map_or_else(|refusal| refusal as u8, |_| VIRTIO_BLK_S_OK as u8);
     let before = room(&chain);
     chain.writable().write(before, &[status])?;
-    // What an error leaves in the buffers may be anything, and is not to be read.
-    queue.complete(chain, before as u32 + 1)
+    // The driver may rely on as many bytes as it is told, from the first on (section 2.7.8.2): what an error leaves in the buffers
+    // may be anything, and the status, which is the last byte, counts only where no gap is before it.
+    let written = result.unwrap_or(0);
+    queue.complete(chain, if written == before { before + 1 } else { written } as u32)
 }
 
 impl Worker for BlkWorker {

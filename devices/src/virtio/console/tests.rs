@@ -1,3 +1,5 @@
+mod resets;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;

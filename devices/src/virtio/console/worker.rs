@@ -153,10 +153,8 @@ impl ConsoleWorker {
 
     fn woken(&mut self, queues: &mut Queues) -> Result<(), Fault> {
         let _ = self.handle.wake().read();
-        if self.handle.take_resized() {
-            if let Some(interrupt) = &self.interrupt {
-                interrupt.config_changed();
-            }
+        // Without a transport there is no driver either.
+        if self.interrupt.as_ref().is_some_and(|interrupt| interrupt.config_changed(|| self.handle.show_size())) {
             self.ports[0].note(Note::Resize);
             self.tell(queues)?;
         }

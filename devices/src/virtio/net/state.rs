@@ -15,10 +15,6 @@ pub struct LinkState {
 impl LinkState {
     /// Returns whether it was there until now.
     pub fn set_down(&self) -> bool {
-        let was_up = self.is_up.swap(false, Ordering::AcqRel);
-        if was_up {
-            self.interrupt.config_changed();
-        }
-        was_up
+        self.interrupt.config_changed(|| self.is_up.swap(false, Ordering::AcqRel))
     }
 }

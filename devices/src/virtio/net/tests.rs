@@ -1,3 +1,5 @@
+mod resets;
+
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;

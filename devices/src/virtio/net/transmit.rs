@@ -33,8 +33,9 @@ impl Transmitter {
             }
             let Some(chain) = queue.pop()? else { return Ok(()) };
             let length = chain.readable().len();
+            // Also what is dropped: it is work for the host.
+            self.limiter.spend(length.min(header::SIZE as u64 + FRAME_MAX));
             if self.send(file, chain.readable(), length)? {
-                self.limiter.spend(length);
                 self.counts.passed += 1;
             } else {
                 self.counts.dropped += 1;

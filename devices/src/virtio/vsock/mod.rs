@@ -93,7 +93,7 @@ impl DeviceConfig for VsockConfig {
     }
 
     fn open(&self, _context: &OpenContext<'_>) -> Opened {
-        let worker = VsockWorker::new(self.cid, HostSocket::bind(&self.uds)?)?;
+        let worker = VsockWorker::new(self.cid, HostSocket::bind(&self.uds)?.with_ports()?)?;
         Ok(Box::new(Vsock { cid: self.cid, worker: Some(worker) }))
     }
 }

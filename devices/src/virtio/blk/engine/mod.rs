@@ -32,7 +32,8 @@ pub struct Request {
 /// A request that is done.
 pub struct Done {
     pub chain: Chain,
-    pub result: Result<(), Refusal>,
+    /// How many bytes of the answer are written, from the first on and without the status.
+    pub result: Result<u64, Refusal>,
 }
 
 /// Performs requests in any order. One queue's worker owns it and calls it in one thread.
@@ -70,6 +71,12 @@ pub fn new(choice: &Choice, disk: &Arc<Disk>, most: u16) -> std::io::Result<Box<
 impl Request {
     /// Does it, and waits meanwhile.
     fn perform(self, disk: &Disk) -> Done {
-        Done { result: self.operation.perform(&self.chain, disk), chain: self.chain }
+        let result = self.operation.perform(&self.chain, disk);
+        self.done(result)
+    }
+
+    /// It is done.
+    fn done(self, result: Result<(), Refusal>) -> Done {
+        Done { result: result.map(|()| self.operation.written(&self.chain)), chain: self.chain }
     }
 }

@@ -95,14 +95,14 @@ impl Uring {
         let InFlight { request, length, .. } = self.slots.get_mut(slot)?.take()?;
         self.free.push(slot);
         if u64::try_from(result).is_ok_and(|done| done == length) {
-            return Some(Done { chain: request.chain, result: Ok(()) });
+            return Some(request.done(Ok(())));
         }
         if let Ok(error @ 1..) = i32::try_from(-i64::from(result))
             && error != libc::EINTR
             && error != libc::EAGAIN
         {
             request.operation.report(&self.disk, &io::Error::from_raw_os_error(error));
-            return Some(Done { chain: request.chain, result: Err(Refusal::Error) });
+            return Some(request.done(Err(Refusal::Error)));
         }
         // Done in part: once more as a whole, which ends in all of it or in the reason why not.
         Some(request.perform(&self.disk))
