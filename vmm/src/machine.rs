@@ -43,8 +43,8 @@ pub(crate) struct Foundation {
 }
 
 impl Machine {
-    /// Builds the machine with this RAM and these virtio devices, which are the plan's. The console's output goes to `console`; what
-    /// devices report goes to `shutdown`.
+    /// Builds the machine with this RAM and these virtio devices, which are the plan's. The console's output goes to
+    /// `console`; what devices report goes to `shutdown`.
     pub fn new(
         kvm: Kvm,
         plan: &Arc<Plan>,

@@ -189,8 +189,8 @@ pub fn check(devices: &[VirtioConfig], guest: GuestLimits) -> Result<(), DeviceE
     Ok(())
 }
 
-/// Makes all devices, in the order in which that must be; they come in the order of the configuration, as do the regions of
-/// shared memory that each asked for.
+/// Makes all devices, in the order in which that must be; they come in the order of the configuration, as do the
+/// regions of shared memory that each asked for.
 pub fn open(
     devices: &[VirtioConfig],
     shm: &[Vec<ShmRegion>],

@@ -65,8 +65,8 @@ pub trait DeviceConfig: Clone + Debug + PartialEq + DeserializeOwned + Serialize
         Ok(())
     }
 
-    /// The memory, besides RAM, that it shares with the guest: the plan finds guest physical addresses for each, and the
-    /// device gets them when it is opened.
+    /// The memory, besides RAM, that it shares with the guest: the plan finds guest physical addresses for each, and
+    /// the device gets them when it is opened.
     fn shm(&self) -> Vec<ShmRequest> {
         Vec::new()
     }
