@@ -93,8 +93,8 @@ fn refused() {
         let outcome = run("hello", &[&["--hugepages", "-m", &mem][..], shared].concat()).expect_status(2);
         let needed = needed.max(64) * 1024 / page;
         let expected = format!(
-            "carpel: Guest memory needs {needed} huge pages of {page} KiB, and this host has {free} free: `echo {} > {POOL}` as root, \
-             or drop --hugepages",
+            "carpel: Guest memory needs {needed} huge pages of {page} KiB, and this host has {free} free: \
+             `echo {} > {POOL}` as root, or drop --hugepages",
             total + needed - free
         );
         assert!(

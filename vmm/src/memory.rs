@@ -96,8 +96,8 @@ pub enum MemoryError {
     },
     /// A range is not made of huge pages.
     #[error(
-        "Guest memory at {start:#x}-{end:#x} is not made of huge pages of {page} bytes: choose another --mem or --layout, or drop \
-         --hugepages"
+        "Guest memory at {start:#x}-{end:#x} is not made of huge pages of {page} bytes: \
+         choose another --mem or --layout, or drop --hugepages"
     )]
     HugePageSize {
         /// First guest physical address.
@@ -109,8 +109,8 @@ pub enum MemoryError {
     },
     /// The host's pool has too few huge pages.
     #[error(
-        "Guest memory needs {needed} huge pages of {} KiB, and this host has {} free: `echo {} > /proc/sys/vm/nr_hugepages` as root, or \
-         drop --hugepages",
+        "Guest memory needs {needed} huge pages of {} KiB, and this host has {} free: \
+         `echo {} > /proc/sys/vm/nr_hugepages` as root, or drop --hugepages",
         .pool.page >> 10, .pool.available(), .pool.total_for(*.needed)
     )]
     TooFewHugePages {
