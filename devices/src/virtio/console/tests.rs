@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::console::ConsoleOutput;
+use crate::console::{ConsoleOutput, Consoles};
 use crate::endpoint::Output;
 use crate::virtio::config::VirtioConfig;
 use crate::virtio::config::make_with;
