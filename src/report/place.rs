@@ -122,6 +122,18 @@ impl Taken {
     pub fn by(config: &Config) -> Result<Self> {
         let console = &config.run.console;
         let identity = |path: &Path| Place::of_path(path).ok()?.identity;
+        let files = |device: &'_ VirtioConfig| {
+            let named = |path: PathBuf| (path, format!("`{}`", device.text()));
+            device.files().into_iter().map(named).collect::<Vec<_>>()
+        };
+        let mut outputs: Vec<_> = config.devices.iter().flat_map(files).collect();
+        if let Target::File(path) | Target::Socket(path) = console {
+            outputs.push((path.clone(), "the console".to_owned()));
+        }
+        if outputs.is_empty() && config.run.report.is_empty() {
+            // Nothing is written to, so nothing is spoilt.
+            return Ok(Self::default());
+        }
         let inputs = [
             ("the kernel", &config.kernel),
             ("the initial RAM disk", &config.initrd),
@@ -131,14 +143,6 @@ impl Taken {
         for (name, path) in inputs {
             let identity = path.as_deref().and_then(identity);
             taken.files.extend(identity.map(|identity| (identity, name.to_owned())));
-        }
-        let files = |device: &'_ VirtioConfig| {
-            let named = |path: PathBuf| (path, format!("`{}`", device.text()));
-            device.files().into_iter().map(named).collect::<Vec<_>>()
-        };
-        let mut outputs: Vec<_> = config.devices.iter().flat_map(files).collect();
-        if let Target::File(path) | Target::Socket(path) = console {
-            outputs.push((path.clone(), "the console".to_owned()));
         }
         let inputs = taken.files.len();
         for (path, name) in outputs {

@@ -87,7 +87,10 @@ impl Guard {
 
     /// The timeout begins.
     pub fn run_begins(&self, timeout: Option<Duration>) {
-        self.change(|state| state.time_out = due(timeout));
+        // Without one, there is nothing to wake the thread for.
+        if timeout.is_some() {
+            self.change(|state| state.time_out = due(timeout));
+        }
     }
 
     /// The main thread has begun to end: from now on that takes a bounded time.
