@@ -192,14 +192,8 @@ impl Prepared {
         }
         log::debug!("{:?} after {:?}, {:?}", facts.outcome, facts.duration, facts.exits);
         let (config, plan) = (&self.config, &self.plan);
-        self.reports.write(&report::Run {
-            config,
-            plan,
-            facts: &facts,
-            message,
-            name: self.name,
-            start: self.start,
-        })?;
+        let run = report::Run { config, plan, facts: &facts, message, name: self.name, start: self.start };
+        self.reports.write(&run, || self.guard.gives_way())?;
         Ok(facts.outcome.status())
     }
 }

@@ -20,15 +20,11 @@ use carpel_vmm::config::Config;
 use carpel_vmm::plan::Plan;
 use carpel_vmm::run::Facts;
 use jiff::Timestamp;
-use nix::sys::signal::{SigSet, Signal};
 
 use crate::output;
 pub use earlier::remove_earlier;
 use file::Destination;
 use place::{Place, Taken};
-
-/// What would end carpel while it writes. A file that may not be longer is an error of the write.
-const SIGNALS: [Signal; 5] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGXFSZ];
 
 /// Where the reports of a run go: nothing is touched yet.
 #[derive(Debug)]
@@ -80,20 +76,14 @@ impl Places {
 
 impl Reports {
     /// Writes all of them, as JUnit where the name ends in `.xml`, as JSON elsewhere. Fails with the last error, after
-    /// it has told the others.
-    pub fn write(self, run: &Run) -> Result<()> {
+    /// it has told the others. Files come first, whole; before the rest, of which a reader may take nothing, `files_done`
+    /// is called.
+    pub fn write(self, run: &Run, files_done: impl FnOnce()) -> Result<()> {
         let (files, streams): (Vec<_>, Vec<_>) =
             self.0.into_iter().partition(|report| matches!(report.destination, Destination::Beside { .. }));
-        let signals: SigSet = SIGNALS.into_iter().collect();
-        // No signal leaves half of a file behind.
-        signals.thread_block().context("Cannot block signals")?;
         let mut errors: Vec<_> = files.into_iter().filter_map(|report| report.write(run).err()).collect();
-        if !streams.is_empty() {
-            // A reader that takes nothing must not keep carpel from ending.
-            let ends: SigSet = SIGNALS.into_iter().filter(|&signal| signal != Signal::SIGXFSZ).collect();
-            ends.thread_unblock().context("Cannot unblock signals")?;
-            errors.extend(streams.into_iter().filter_map(|report| report.write(run).err()));
-        }
+        files_done();
+        errors.extend(streams.into_iter().filter_map(|report| report.write(run).err()));
         let last = errors.pop();
         errors.into_iter().for_each(output::complain);
         last.map_or(Ok(()), Err)

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::carpel::carpel;
 use crate::errnos;
 use crate::ignored;
-use crate::tracer::{Call, Fault, KVM_RUN, Run, trace};
+use crate::tracer::{Call, Fault, KVM_RUN, Meddling, Run, trace};
 
 /// So many runs at a time for each processor: each waits for its own stops much of the time.
 const RUNS_PER_CPU: usize = 2;
@@ -88,7 +88,7 @@ fn run(config: &[&str], fault: Option<&Fault>) -> Traced {
     let mut command: Command = carpel(&["run", "-k", "kernel", "-m", "32M"]);
     command.args(config).current_dir(&directory).env("TMPDIR", at("tmp"));
     command.stdout(File::create(of("stdout")).unwrap()).stderr(File::create(of("stderr")).unwrap());
-    let run = trace(&mut command, fault);
+    let run = trace(&mut command, fault.map_or(Meddling::None, Meddling::Fault));
     let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
     let printed = text(&of("stdout")) + &text(&at("log"));
     Traced { run, stderr: text(&of("stderr")), printed, directory }

@@ -1,5 +1,5 @@
 //! What `carpel` makes of a host that fails it: threads, stacks and memory that cannot be had, files whose server is gone, and every
-//! system call of its start refused.
+//! system call of its start refused; and of a signal that comes at any of them.
 
 #![cfg(target_arch = "x86_64")]
 
@@ -15,4 +15,5 @@ mod guest;
 mod hanging;
 mod ignored;
 mod limits;
+mod signals;
 mod tracer;

@@ -1,4 +1,4 @@
-//! Runs a command under ptrace, notes the system calls of its start, and has one of them fail.
+//! Runs a command under ptrace, notes the system calls of its start, and has one of them fail or a signal come.
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt as _;
@@ -47,6 +47,17 @@ pub struct Fault {
     pub errno: i32,
 }
 
+/// What is done to a run.
+#[derive(Clone, Copy, Debug)]
+pub enum Meddling<'a> {
+    /// Nothing.
+    None,
+    /// A call fails.
+    Fault(&'a Fault),
+    /// The process gets a signal when it makes this call.
+    Signal(&'a Call, Signal),
+}
+
 /// What came of a run.
 #[derive(Debug, Default)]
 pub struct Run {
@@ -56,7 +67,7 @@ pub struct Run {
     pub hung: bool,
     /// The calls from main's first to the guest's first exit, each with the file that it is about, if it is about one.
     pub calls: Vec<(Call, String)>,
-    /// The fault was there.
+    /// The fault, or the signal, was there.
     pub hit: bool,
 }
 
@@ -89,7 +100,8 @@ impl Task {
 
 /// What is known of the program.
 struct Trace<'a> {
-    fault: Option<&'a Fault>,
+    meddling: Meddling<'a>,
+    main: Pid,
     tasks: HashMap<Pid, Task>,
     /// Threads that stopped before whoever started them told of it.
     early: Vec<Pid>,
@@ -101,7 +113,7 @@ struct Trace<'a> {
 }
 
 /// Runs a command, whose children are only its own threads, to its end.
-pub fn trace(command: &mut Command, fault: Option<&Fault>) -> Run {
+pub fn trace(command: &mut Command, meddling: Meddling) -> Run {
     // SAFETY: between fork and exec, this makes one system call.
     unsafe { command.pre_exec(|| ptrace::traceme().map_err(Into::into)) };
     let mut child = command.stdin(Stdio::null()).spawn().expect("carpel starts");
@@ -119,7 +131,8 @@ pub fn trace(command: &mut Command, fault: Option<&Fault>) -> Run {
     ptrace::setoptions(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_EXITKILL)
         .expect("carpel can be traced");
     let mut trace = Trace {
-        fault,
+        meddling,
+        main: pid,
         tasks: HashMap::from([(pid, Task::new(Vec::new()))]),
         early: Vec::new(),
         main_is_next: false,
@@ -128,7 +141,7 @@ pub fn trace(command: &mut Command, fault: Option<&Fault>) -> Run {
         run: Run::default(),
     };
     trace.go_on(pid, 0);
-    while !trace.has_ended(pid) {}
+    while !trace.has_ended() {}
     // It has been waited for.
     let _ = child.wait();
     drop(done);
@@ -147,12 +160,12 @@ fn wait() -> (Pid, i32) {
 
 impl Trace<'_> {
     /// Waits for the next stop and sees to it; returns whether the program has ended.
-    fn has_ended(&mut self, main: Pid) -> bool {
+    fn has_ended(&mut self) -> bool {
         let (pid, status) = wait();
         if !libc::WIFSTOPPED(status) {
             let killed = libc::WIFSIGNALED(status);
             self.run.status = if killed { -libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
-            return pid == main;
+            return pid == self.main;
         }
         // The signal; above it, what PTRACE_O_TRACESYSGOOD and PTRACE_O_TRACECLONE add.
         match status >> 8 {
@@ -227,16 +240,23 @@ impl Trace<'_> {
         let made = task.made.entry((number, request)).or_default();
         let call = Call { thread: task.name.clone(), number, request, index: *made };
         *made += 1;
-        if let Some(fault) = self.fault.filter(|fault| fault.call == call && !self.run.hit) {
-            if number == libc::SYS_brk {
-                task.fails = Some(Failure::Unmoved(std::mem::take(&mut registers.rdi)));
-            } else {
-                task.fails = Some(Failure::Errno(fault.errno));
-                registers.orig_rax = NONE;
+        match self.meddling {
+            Meddling::Signal(at, signal) if *at == call && !self.run.hit => {
+                kill(self.main, signal).expect("carpel is there");
+                self.run.hit = true;
             }
-            let _ = ptrace::setregs(pid, registers);
+            Meddling::Fault(fault) if fault.call == call && !self.run.hit => {
+                if number == libc::SYS_brk {
+                    task.fails = Some(Failure::Unmoved(std::mem::take(&mut registers.rdi)));
+                } else {
+                    task.fails = Some(Failure::Errno(fault.errno));
+                    registers.orig_rax = NONE;
+                }
+                let _ = ptrace::setregs(pid, registers);
+            }
+            _ => {}
         }
-        let file = if self.fault.is_none() { file(pid, number, &registers) } else { String::new() };
+        let file = if matches!(self.meddling, Meddling::None) { file(pid, number, &registers) } else { String::new() };
         self.run.calls.push((call, file));
     }
 }
@@ -244,7 +264,8 @@ impl Trace<'_> {
 /// The name of the file that a call is about, as the program names it or as the kernel does.
 fn file(pid: Pid, number: i64, registers: &libc::user_regs_struct) -> String {
     let (descriptor, name) = match number {
-        libc::SYS_openat | libc::SYS_statx => (registers.rdi, Some(registers.rsi)),
+        libc::SYS_openat | libc::SYS_statx | libc::SYS_newfstatat => (registers.rdi, Some(registers.rsi)),
+        libc::SYS_readlink | libc::SYS_unlink => (u64::MAX, Some(registers.rdi)),
         libc::SYS_mmap => (registers.r8, None),
         libc::SYS_epoll_ctl => (registers.rdx, None),
         _ => (registers.rdi, None),

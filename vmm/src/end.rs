@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use carpel_devices::{leftover, thread};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
 use nix::sys::signalfd::SignalFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -58,6 +57,8 @@ pub struct Guard {
     /// Signalled when the state has changed.
     news: EventFd,
     shutdown: Arc<Shutdown>,
+    /// Those that end a run.
+    signals: SignalFd,
     /// What `--until` waits for.
     until: Option<String>,
 }
@@ -70,18 +71,22 @@ struct State {
     ending: Option<Instant>,
     /// The exit status, once the user is told of the end.
     told: Option<u8>,
+    /// A signal ends the process at once: nothing is left half done that its files would show.
+    gives_way: bool,
 }
 
 impl Guard {
-    /// Starts the thread, which ends with the process. The timeout begins now, and again at [`Self::run_begins`].
+    /// Starts the thread, which ends with the process. From now on a signal ends the run in order. The timeout begins now, and again at [`Self::run_begins`].
     pub fn start(shutdown: Arc<Shutdown>, limits: &Limits) -> io::Result<Arc<Self>> {
         share_one_heap();
+        // Threads inherit that these are for the main thread alone: this is the first one.
+        signals::reserve()?;
         let state = Mutex::new(State { time_out: due(limits.timeout), ..State::default() });
         let news = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        let guard = Arc::new(Self { state, news, shutdown, until: limits.until.clone() });
         let signals = signals::ends()?;
+        let guard = Arc::new(Self { state, news, shutdown, signals, until: limits.until.clone() });
         let shared = Arc::clone(&guard);
-        drop(thread::spawn("guard".into(), move || shared.watch(&signals))?);
+        drop(thread::spawn("guard".into(), move || shared.watch())?);
         Ok(guard)
     }
 
@@ -108,6 +113,13 @@ impl Guard {
         self.change(|state| state.told = Some(status));
     }
 
+    /// What is left to do waits for others: a signal that comes from now on ends the process at once, with its status. Those that
+    /// came before have had their effect, or were too late for one.
+    pub fn gives_way(&self) {
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        self.change(|state| state.gives_way = true);
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
         let _ = self.news.write(1);
@@ -117,20 +129,21 @@ impl Guard {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn watch(&self, signals: &SignalFd) {
-        // They are for the main thread, and a signal that would end the process still does in its thread.
-        let _ = SigSet::all().thread_block();
+    fn watch(&self) {
         // Since when the main thread should have noticed something.
         let mut due_since = None;
         loop {
-            let State { time_out, ending, .. } = *self.state();
+            let State { time_out, ending, gives_way, .. } = *self.state();
             let now = Instant::now();
             if ending.is_some_and(|begun| now >= begun + IN_FLIGHT + REST) {
                 self.leave();
             }
+            if gives_way && let Ok(Some(signal)) = self.signals.read_signal() {
+                leave(Outcome::Signal(signal.ssi_signo as u8).status());
+            }
             let late = due_since.is_some_and(|since| now >= since + NOTICE);
             if late && ending.is_none() {
-                self.end_unnoticed(signals);
+                self.end_unnoticed();
             }
             let timed_out = time_out.is_some_and(|time| now >= time);
             let wait = match (due_since, ending, time_out) {
@@ -138,16 +151,16 @@ impl Guard {
                 (None, None, Some(time)) if !timed_out => Some(time - now),
                 _ => Some(LOOK_INTERVAL),
             };
-            let noticeable = self.wait(signals, wait);
+            let noticeable = self.wait(wait);
             due_since = (noticeable || timed_out).then(|| due_since.unwrap_or_else(Instant::now));
         }
     }
 
     /// Waits for something that concerns the end; returns whether there is something for the main thread to notice.
-    fn wait(&self, signals: &SignalFd, time: Option<Duration>) -> bool {
+    fn wait(&self, time: Option<Duration>) -> bool {
         // SAFETY: the eventfds are this guard's and the shutdown's, which it keeps.
         let borrow = |eventfd: &EventFd| unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) };
-        let sources = [signals.as_fd(), borrow(self.shutdown.wake()), borrow(&self.news)];
+        let sources = [self.signals.as_fd(), borrow(self.shutdown.wake()), borrow(&self.news)];
         let mut polled = sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let time = time.map_or(PollTimeout::NONE, |time| {
             // Rounded up, so that the time has come when the wait is over.
@@ -159,8 +172,8 @@ impl Guard {
     }
 
     /// The main thread has not noticed what is due: from now on the end is this thread's.
-    fn end_unnoticed(&self, signals: &SignalFd) {
-        match signals.read_signal() {
+    fn end_unnoticed(&self) {
+        match self.signals.read_signal() {
             Ok(Some(signal)) => self.shutdown.end(Outcome::Signal(signal.ssi_signo as u8)),
             _ => self.shutdown.end(Outcome::TimedOut),
         }

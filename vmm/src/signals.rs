@@ -61,18 +61,21 @@ pub fn prepare() -> io::Result<()> {
     Ok(signal_set(numbers(&[DUMP, FILE_SIZE]).chain(heeded(&[Signal::SIGTTOU]))).thread_set_mask()?)
 }
 
-/// Keeps signals from the calling thread and those that it starts: those that the event loop reads wait for it.
+/// Keeps signals from the calling thread and those that it starts: those that the event loop reads wait for it. To be
+/// called before the first thread is started, which would take a signal otherwise, and do with it what is the default.
 pub(crate) fn reserve() -> io::Result<()> {
-    // Whether each of them is ignored is not asked: that would be a tenth of all system calls of a start, and nobody ignores them.
-    let real_time = libc::SIGRTMIN() + 1..=libc::SIGRTMAX();
-    let heeded = heeded(&ENDS).chain(real_time).chain(heeded(&STOPS));
     let others = numbers(&[Signal::SIGCONT, Signal::SIGWINCH, DUMP, FILE_SIZE]);
-    Ok(signal_set(heeded.chain(others)).thread_block()?)
+    Ok(signal_set(ending().chain(heeded(&STOPS)).chain(others)).thread_block()?)
 }
 
 /// The signals that end the run, for another thread to see that they came.
 pub(crate) fn ends() -> io::Result<SignalFd> {
-    readable(&signal_set(heeded(&ENDS)))
+    readable(&signal_set(ending()))
+}
+
+fn ending() -> impl Iterator<Item = c_int> {
+    // Whether a real-time signal is ignored is not asked: that would be a tenth of all system calls of a start, and nobody ignores them.
+    heeded(&ENDS).chain(libc::SIGRTMIN() + 1..=libc::SIGRTMAX())
 }
 
 fn numbers(signals: &[Signal]) -> impl Iterator<Item = c_int> {

@@ -18,7 +18,6 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use crate::exit::{Buses, Exit, Next, dispatch};
 use crate::kvm::{self, KvmError, Vcpu, VcpuSetup};
 use crate::outcome::{Outcome, Shutdown};
-use crate::signals;
 
 /// Between two signals to a thread that has not left the guest yet: the first may come just before KVM_RUN.
 const KICK_INTERVAL: Duration = Duration::from_micros(50);
@@ -129,8 +128,6 @@ impl StartingVcpus {
     pub fn start(kvm: Arc<Kvm>, count: u32) -> io::Result<Self> {
         extern "C" fn interrupt_system_call(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
         register_signal_handler(SIGRTMIN(), interrupt_system_call)?;
-        // Threads inherit that these are for the main thread alone.
-        signals::reserve()?;
         let (send, vcpu_setup) = sync_channel(1);
         let (report, made) = sync_channel(1);
         let (first_go, context) = sync_channel(1);
