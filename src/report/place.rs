@@ -1,7 +1,7 @@
 //! Where a report goes, and what else of the run is there.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -13,7 +13,7 @@ use carpel_devices::endpoint::Target;
 use carpel_devices::virtio::config::VirtioConfig;
 use carpel_vmm::config::Config;
 use nix::errno::Errno;
-use nix::sys::stat::major;
+use nix::sys::stat::{SFlag, fstat, major};
 
 /// As many symbolic links as Linux follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -103,8 +103,10 @@ impl Identity {
     }
 
     fn of_stream(stream: impl AsFd) -> io::Result<Option<Self>> {
-        let file = File::from(stream.as_fd().try_clone_to_owned()?);
-        Ok(Self::of(&file.metadata()?))
+        let status = fstat(stream)?;
+        let is_device = SFlag::from_bits_truncate(status.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFCHR;
+        let keeps = !is_device || major(status.st_rdev) != MEMORY_DEVICES;
+        Ok(keeps.then_some(Self::Node(status.st_dev, status.st_ino)))
     }
 }
 

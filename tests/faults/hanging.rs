@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::carpel::carpel;
+use crate::carpel::{carpel, under};
 use crate::fuse::{Hang, HangingFs, Manner, Operation, full_pipe, may_mount};
 use crate::guest::{Running, command, wait};
 use carpel_testbed::payload;
@@ -117,8 +117,11 @@ fn output_that_hangs_holds_up_no_end() {
         true,
         Hang { operation: Operation::Write, after: 0, manner: Manner::Interruptible },
     );
+    // A file is written beside and renamed, and so never half; an open one is written as it is.
     let report = fs.file();
-    let guest = Running::start(carpel(&["run", "--report"]).arg(report).arg("-k").arg(payload::path("hello")));
+    let open = ["sh", "-c", "f=$1; shift; exec \"$@\" 3>>\"$f\"", "sh", report.to_str().unwrap()];
+    let mut hello = carpel(&["run", "--report", "/dev/fd/3", "-k"]);
+    let guest = Running::start(&mut under(&open, hello.arg(payload::path("hello"))));
     fs.wait_until_hung();
     let outcome = guest.finish().expect_status(0);
     assert!(outcome.elapsed < BOUND && outcome.stderr.is_empty(), "{outcome:#?}");

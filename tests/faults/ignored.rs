@@ -22,13 +22,17 @@ enum Where {
     Request(u64),
     /// Those about a file whose name ends so.
     File(&'static str),
+    /// Those about a file by this name and no other, as a path is looked at before it is opened.
+    Named(&'static str),
 }
-use Where::{Everywhere, File, Request};
+use Where::{Everywhere, File, Named, Request};
 
 /// `KVM_CHECK_EXTENSION` (include/uapi/linux/kvm.h).
 const CHECK_EXTENSION: u64 = 0xAE03;
 /// Asks for the settings of a terminal (include/uapi/asm-generic/ioctls.h).
 const TCGETS: u64 = 0x5401;
+/// Asks whether a descriptor is open (include/uapi/linux/fcntl.h).
+const F_GETFD: u64 = 1;
 /// How the kernel calls these files, and where `tests/faults/calls.rs` has temporary ones.
 const EVENTFD: &str = "[eventfd]";
 const RING: &str = "[io_uring]";
@@ -65,6 +69,65 @@ const RULES: &[Rule] = &[
         These(&[EISDIR, ENOENT, EOPNOTSUPP]),
         "some file systems have no files without a name",
     ),
+    (
+        libc::SYS_statx,
+        Named("kernel"),
+        Any,
+        "what cannot be looked at is not compared with other files of the run: to open it tells",
+    ),
+    (
+        libc::SYS_statx,
+        Named("initrd"),
+        Any,
+        "what cannot be looked at is not compared with other files of the run: to open it tells",
+    ),
+    (
+        libc::SYS_statx,
+        Named("disk"),
+        Any,
+        "what cannot be looked at is not compared with other files of the run: to open it tells",
+    ),
+    (
+        libc::SYS_statx,
+        Named("log"),
+        Any,
+        "what cannot be looked at is not compared with other files of the run: to open it tells",
+    ),
+    (
+        libc::SYS_statx,
+        Named("."),
+        Any,
+        "what cannot be looked at is not compared with other files of the run: to open it tells",
+    ),
+    (libc::SYS_statx, Named("run.json"), These(&[ENOENT]), "a report that is not there yet is made"),
+    (libc::SYS_openat, Named("run.json"), These(&[ENOENT]), "a report that is not there yet is made"),
+    (
+        libc::SYS_openat,
+        Named("."),
+        These(&[EISDIR, ENOENT, EOPNOTSUPP]),
+        "some file systems have no files without a name",
+    ),
+    (
+        libc::SYS_getcwd,
+        Everywhere,
+        Any,
+        "a path that cannot be told in full is not compared with other files of the run",
+    ),
+    (
+        libc::SYS_readlink,
+        Everywhere,
+        Any,
+        "a link that cannot be read is not followed to be compared: to open it tells",
+    ),
+    (libc::SYS_fcntl, Request(F_GETFD), Any, "asked by debug builds of the standard library before they close a file"),
+    (libc::SYS_newfstatat, Everywhere, Any, "what a standard stream is matters to files of the same run only"),
+    (libc::SYS_close, Everywhere, Any, "the descriptor is gone, and what was written is synced where that matters"),
+    (
+        libc::SYS_epoll_ctl,
+        File("[signalfd]"),
+        Any,
+        "the guest has ended before the event loop could tell; else it is told",
+    ),
     (libc::SYS_statx, File("vsock"), Any, "binding the socket tells what is in its way"),
     (libc::SYS_statx, File("port"), Any, "binding the socket tells what is in its way"),
     (libc::SYS_pread64, File("disk"), Any, "only a warning depends on how a raw image begins"),
@@ -90,6 +153,7 @@ pub fn reason(fault: &Fault) -> Option<&'static str> {
             Everywhere => true,
             Request(request) => *request == fault.call.request,
             File(end) => fault.file.ends_with(end),
+            Named(name) => fault.file == *name,
         };
         let is_that = match which {
             Any => true,
