@@ -16,7 +16,7 @@ use crate::command::run as run_command;
 use crate::host::{Echo, Host, Origin, Qemu, Step};
 use crate::packages::{self, KERNEL_BUILD, TESTS, install};
 use crate::say::{heading, seconds};
-use crate::workspace::{self, cargo};
+use crate::workspace::{self, cargo, cargo_with_signals};
 use parts::{Part, Parts};
 
 /// What a run that is not full may take on two quiet cores with an empty cache.
@@ -139,7 +139,7 @@ fn workspace_checks(tally: &mut Tally) {
         run_command(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     });
     tally.section("unit, property, command line and payload tests", || {
-        run_command(cargo().args(["test", "--workspace", "--no-fail-fast"]))
+        run_command(cargo_with_signals().args(["test", "--workspace", "--no-fail-fast"]))
     });
     tally.section("documentation", || {
         run_command(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))

@@ -26,6 +26,20 @@ pub fn demo() -> PathBuf {
     root().join("target/demo")
 }
 
+/// Cargo for tests that send signals, which do what they do by default: a shell has its jobs in the background ignore some of them,
+/// and what is ignored when carpel starts stays so.
+pub fn cargo_with_signals() -> Command {
+    let cargo = cargo();
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP,INT,QUIT,TERM").arg(cargo.get_program()).args(cargo.get_args());
+    let set = cargo.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    command.envs(set);
+    if let Some(directory) = cargo.get_current_dir() {
+        command.current_dir(directory);
+    }
+    command
+}
+
 /// The cargo that runs us, or the one of the search path.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
