@@ -46,6 +46,10 @@ pub fn tell_alone(status: u8) {
 /// Ends the process at once, whatever its threads do. Nothing is dropped; the terminal is put back, and files that must not stay go.
 pub fn leave(status: u8) -> ! {
     leftover::remove_all();
+    exit(status)
+}
+
+fn exit(status: u8) -> ! {
     terminal::restore();
     // SAFETY: the call ends the process; it takes no lock and runs no code of ours.
     unsafe { libc::_exit(status.into()) }
@@ -139,7 +143,7 @@ impl Guard {
                 self.leave();
             }
             if gives_way && let Ok(Some(signal)) = self.signals.read_signal() {
-                leave(Outcome::Signal(signal.ssi_signo as u8).status());
+                leave_behind(Outcome::Signal(signal.ssi_signo as u8).status());
             }
             let late = due_since.is_some_and(|since| now >= since + NOTICE);
             if late && ending.is_none() {
@@ -193,18 +197,28 @@ impl Guard {
         if told.is_none() {
             let why = outcome.message().unwrap_or_else(|| "The guest has ended".into());
             let line = format!("carpel: {why}; what waits for the host is left behind\n");
-            let (tell, told) = sync_channel(1);
-            // In a thread of its own, for this may be the file that everybody waits for.
-            let message = thread::spawn("message".into(), move || {
-                let _ = io::stderr().write_all(line.as_bytes());
-                let _ = tell.send(());
-            });
-            if message.is_ok() {
-                let _ = told.recv_timeout(MESSAGE);
-            }
+            in_short(move || drop(io::stderr().write_all(line.as_bytes())));
         }
-        leave(told.unwrap_or_else(|| outcome.status()))
+        leave_behind(told.unwrap_or_else(|| outcome.status()))
     }
+}
+
+/// Does this in a thread of its own and waits for it no longer than for a message: the file may be one that everybody waits for.
+fn in_short(work: impl FnOnce() + Send + 'static) {
+    let (done, finished) = sync_channel(1);
+    let thread = thread::spawn("end".into(), move || {
+        work();
+        let _ = done.send(());
+    });
+    if thread.is_ok() {
+        let _ = finished.recv_timeout(MESSAGE);
+    }
+}
+
+/// Ends the process as [`leave`] does, where nothing may be waited for: files of a server that is gone may stay behind.
+fn leave_behind(status: u8) -> ! {
+    in_short(leftover::remove_all);
+    exit(status)
 }
 
 /// When the main thread's own timer has fired for certain.
