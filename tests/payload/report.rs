@@ -131,7 +131,7 @@ fn json_says_when_the_run_began_and_what_the_user_was_told() {
 fn reports_hold_the_end_of_the_console() {
     let (_, text) = report("run.xml", "hello", &[]);
     assert_eq!(junit::check(&text).system_out, "Hello from a guest\n");
-    let (run, json) = json("flood", &["--timeout", "1s"]);
+    let (run, json) = json("flood", &["--timeout", "6s"]);
     assert!(run.stdout.len() > 64 << 10, "{}", run.stdout.len());
     let tail = json["console_tail"].as_str().unwrap();
     assert_eq!(tail.len(), 64 << 10);

@@ -6,6 +6,8 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use super::*;
 use crate::console::{ConsoleOutput, Consoles};
@@ -14,13 +16,13 @@ use crate::virtio::config::VirtioConfig;
 use crate::virtio::config::make_with;
 use crate::virtio::testing::{BUFFERS, Guest, NEXT, WRITE, register};
 
-/// A console's other end that has room for so many bytes.
+/// A console's other end that has room for so many bytes, and takes its time for each offer.
 #[derive(Clone)]
-struct Screen(Arc<Mutex<(usize, Vec<u8>)>>);
+struct Screen(Arc<Mutex<(usize, Vec<u8>)>>, Duration);
 
 impl Screen {
     fn with_room(room: usize) -> Self {
-        Self(Arc::new(Mutex::new((room, Vec::new()))))
+        Self(Arc::new(Mutex::new((room, Vec::new()))), Duration::ZERO)
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -58,6 +60,7 @@ impl ConsoleOutput for Further {
 
 impl ConsoleOutput for Screen {
     fn offer(&mut self, bytes: &[u8]) -> usize {
+        thread::sleep(self.1);
         let (room, taken) = &mut *self.0.lock().unwrap();
         let count = bytes.len().min(*room);
         *room -= count;
@@ -408,7 +411,8 @@ fn a_message_that_does_not_fit_is_cut() {
 
 #[test]
 fn a_chain_larger_than_memory_is_printed_in_parts_and_others_have_their_turn() {
-    let screen = Screen::with_room(usize::MAX);
+    // Slow enough for the message to be heard in between, on however busy a machine.
+    let screen = Screen(Screen::with_room(usize::MAX).0, Duration::from_millis(1));
     let (mut guest, _) = guest(&[], &screen);
     start(&mut guest);
     for index in 0..16 {
