@@ -53,7 +53,7 @@ pub enum Qcow2Error {
 
 /// An open image.
 pub struct Qcow2Image {
-    /// What is discarded must not be in use meanwhile.
+    /// What is discarded or made zeros must not be in use meanwhile.
     image: RwLock<FormatAccess<ImageFile>>,
     /// Keep the locks.
     _files: Vec<File>,
@@ -112,11 +112,9 @@ impl Storage for Qcow2Image {
     }
 
     fn zero(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
-        if unmap {
-            self.image_alone().discard_to_zero(offset, length)
-        } else {
-            self.image().write_zeroes(offset, length)
-        }
+        // Zeros and data that come to a new cluster at the same time would each give it one of its own, and one of them be lost.
+        let mut image = self.image_alone();
+        if unmap { image.discard_to_zero(offset, length) } else { image.write_zeroes(offset, length) }
     }
 }
 

@@ -47,6 +47,24 @@ fn a_qcow2_image_stays_sound_under_requests_of_several_queues() {
     assert_eq!(faults(&image), ["Cluster 0 is in use 1 times and counted 2 times"]);
 }
 
+/// Both parts of a cluster that there was not yet are written to at once.
+#[test]
+fn data_and_zeros_that_come_to_a_new_cluster_at_once_are_both_kept() {
+    for _ in 0..4 {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("disk.qcow2");
+        create_qcow2(&path, SIZE, None);
+        let mut soak = Soak { random: Random(1), shadow: vec![Some(0); SIZE as usize / SECTOR], stamp: 0 };
+        let mut machine = Machine::with_image(scratch, path, ",format=qcow2,queues=4");
+        for start in (0..SIZE / SECTOR as u64).step_by(TRANSFER as usize) {
+            let data = Job { kind: OUT, sectors: start..start + 40, flags: 0, stamp: (start + 1) << 16 };
+            let zeros = Job { kind: WRITE_ZEROES, sectors: start + 60..start + TRANSFER, flags: 0, stamp: 0 };
+            soak.perform(&mut machine.guest, &[data, zeros]);
+        }
+        soak.read_all(&mut machine.guest);
+    }
+}
+
 /// Numbers that are the same in each run (xorshift).
 struct Random(u64);
 
