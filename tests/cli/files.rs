@@ -1,17 +1,21 @@
 //! Files that are no kernel and no initial RAM disk.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use carpel_testbed::payload;
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::tempdir;
 
 use crate::carpel::{carpel, complaint, expect_parts, hello, refusal, under, without_capabilities};
-use crate::guest::finish;
+use crate::guest::{Running, finish};
 
 /// Deterministic noise (xorshift, Marsaglia 2003).
 struct Noise(u64);
@@ -37,7 +41,6 @@ fn what_is_no_readable_regular_file_is_named_with_the_reason() {
     fs::write(path("locked"), "text").unwrap();
     fs::set_permissions(path("locked"), Permissions::from_mode(0o000)).unwrap();
     fs::create_dir(path("directory")).unwrap();
-    mkfifo(&path("fifo"), Mode::S_IRWXU).unwrap();
     symlink("loop", path("loop")).unwrap();
     let _socket = UnixListener::bind(path("socket")).unwrap();
 
@@ -48,7 +51,6 @@ fn what_is_no_readable_regular_file_is_named_with_the_reason() {
         ("empty/below", "Not a directory"),
         ("locked", "Permission denied"),
         ("directory", "It is a directory, not a regular file"),
-        ("fifo", "It is a pipe, not a regular file"),
         ("socket", "No such device or address"),
         ("loop", "Too many levels of symbolic links"),
         ("/dev/zero", "It is a device, not a regular file"),
@@ -61,6 +63,51 @@ fn what_is_no_readable_regular_file_is_named_with_the_reason() {
         initrd.arg(file);
         expect_parts(&refusal(&mut without_capabilities(&initrd), 2), &[&shown, "the initial RAM disk", reason]);
     }
+}
+
+/// `carpel run` of what a shell's process substitutions yield.
+fn shell(script: &str) -> Command {
+    under(&["bash", "-c", &format!("exec \"$0\" \"$@\" {script}")], &carpel(&["run"]))
+}
+
+#[test]
+fn kernel_and_initrd_may_be_pipes() {
+    let hello = payload::path("hello").display().to_string();
+    for script in [
+        format!("-k <(cat {hello})"),
+        format!("-k <(sleep 0.2; gzip -c {hello}) -i <(sleep 0.3; echo initrd)"),
+        format!("-k /dev/stdin < <(cat {hello})"),
+        format!("-k {hello} -i /dev/stdin < <(echo initrd)"),
+    ] {
+        let outcome = finish(&mut shell(&script)).expect_status(0);
+        assert_eq!(outcome.stdout, "Hello from a guest\n", "{script}");
+    }
+    let empty = complaint(finish(&mut shell(&format!("-k {hello} -i <(true)"))), 2);
+    expect_parts(&empty, &["the initial RAM disk", "It is empty"]);
+    let endless = complaint(finish(&mut shell(&format!("-m 64M -k {hello} -i <(cat /dev/zero)"))), 2);
+    expect_parts(&endless, &["more than the guest's memory of 67108864 bytes", "--mem"]);
+}
+
+#[test]
+fn a_named_pipe_is_waited_for_until_a_signal_or_the_time_ends_that() {
+    let directory = tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let timed_out = complaint(finish(run(&fifo).args(["--timeout", "300ms"])), 124);
+    expect_parts(&timed_out, &["--timeout"]);
+    // Neither before its writer has come nor while that says nothing.
+    for writes in [false, true] {
+        let waiting = Running::start(&mut run(&fifo));
+        let _writer = writes.then(|| fs::File::options().write(true).open(&fifo).unwrap());
+        std::thread::sleep(Duration::from_millis(200));
+        waiting.signal(Signal::SIGTERM);
+        let outcome = waiting.finish();
+        assert!(outcome.elapsed < Duration::from_secs(5), "{outcome:?}");
+        assert!([143, -15].contains(&outcome.status), "{outcome:?}");
+    }
+    let waiting = Running::start(&mut run(&fifo));
+    fs::copy(payload::path("hello"), &fifo).unwrap();
+    assert_eq!(waiting.finish().expect_status(0).stdout, "Hello from a guest\n");
 }
 
 #[test]
@@ -140,12 +187,13 @@ fn a_kernel_that_shrinks_while_it_is_loaded_is_one_line() {
     // Between reading the headers and loading, carpel opens the console, which waits for a reader.
     let fifo = directory.path().join("console");
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-    let guest = crate::guest::Running::start(run(&file).args(["--console", &format!("file={}", fifo.display())]));
-    while !has_eventfd(guest.pid()) {
+    let guest = Running::start(run(&file).args(["--console", &format!("file={}", fifo.display())]));
+    while !waits_with(guest.pid(), &file) {
         std::thread::yield_now();
     }
     fs::File::options().write(true).open(&file).unwrap().set_len(100).unwrap();
-    let _reader = fs::File::open(&fifo).unwrap();
+    // A run that has ended too early fails the test, and does not hold it up.
+    let _reader = fs::File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&fifo).unwrap();
     expect_parts(&complaint(guest.finish(), 125), &["Cannot load the kernel"]);
 }
 
@@ -159,14 +207,21 @@ fn firmware_that_does_not_fit_is_told_with_sizes() {
 }
 
 /// `carpel run` with this kernel.
-fn run(kernel: &Path) -> std::process::Command {
+fn run(kernel: &Path) -> Command {
     under(&["env"], &carpel(&["run".as_ref(), "-k".as_ref(), kernel.as_os_str()]))
 }
 
-/// Whether a process has the descriptor that it creates after it has read the kernel's headers.
-fn has_eventfd(pid: u32) -> bool {
-    let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("carpel runs").flatten();
-    files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| target.to_string_lossy().contains("eventfd"))
+/// Whether a process has had this file open for a while in which its first thread slept.
+fn waits_with(pid: u32, file: &Path) -> bool {
+    (0..10).all(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("carpel runs");
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("carpel runs").flatten();
+        let mut targets = files.filter_map(|open| fs::read_link(open.path()).ok());
+        // Zombies count: the test must go on to see why.
+        [" S ", " Z "].iter().any(|state| stat.contains(state))
+            && (stat.contains(" Z ") || targets.any(|target| target == file))
+    })
 }
 
 fn check_truncations(image: &[u8], lengths: impl Iterator<Item = usize>) {

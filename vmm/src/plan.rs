@@ -12,7 +12,7 @@ use linux_loader::cmdline::Cmdline;
 use thiserror::Error;
 
 use crate::config::{Announce, Config, IrqchipMode, LayoutError};
-use crate::loader::{self, Handover, Kernel, KernelError, OpenError, Source};
+use crate::loader::{self, Handover, Kernel, KernelError, OpenError, Pipes, Source};
 
 /// What every Linux guest is told before the user's own words, beside its console: to reset when it panics, so that a
 /// panic ends the run.
@@ -201,10 +201,12 @@ impl Files {
     /// Opens the configuration's files, and unpacks the kernel where it is compressed.
     pub fn open(config: &Config) -> Result<Self, PlanError> {
         let arch = config.layout()?.arch;
-        let open = |path: &PathBuf, role| {
-            Source::open(path).map_err(|source| PlanError::File { path: path.clone(), role, source })
+        let open_as = |path: &PathBuf, role, pipes| {
+            Source::open(path, pipes).map_err(|source| PlanError::File { path: path.clone(), role, source })
         };
-        let firmware = config.firmware.as_ref().map(|path| open(path, "the firmware")).transpose()?;
+        let open = |path: &PathBuf, role| open_as(path, role, Pipes::UpTo(config.mem));
+        let firmware = config.firmware.as_ref();
+        let firmware = firmware.map(|path| open_as(path, "the firmware", Pipes::Refused)).transpose()?;
         let unpack = |path: &PathBuf| {
             let source = open(path, "the kernel")?;
             let unpacked = loader::unpack(arch, source, config.boot, config.mem);

@@ -113,16 +113,12 @@ pub fn payload(source: &Source) -> Result<Source, KernelError> {
     if length <= SIZE as u64 {
         return Err(KernelError::unfit(Format::BzImage, "it has no payload that could be unpacked"));
     }
-    if source.size() < offset + length {
-        let needed = offset + length;
-        return Err(KernelError::Truncated { format: Format::BzImage.name(), size: source.size(), needed });
-    }
-    let mut payload = vec![0; length as usize];
-    source.read(offset, &mut payload)?;
-    if !payload.starts_with(b"\x1F\x8B") {
-        payload.truncate(payload.len() - SIZE);
-    }
-    Ok(Source::from_vec(payload))
+    let truncated =
+        || KernelError::Truncated { format: Format::BzImage.name(), size: source.size(), needed: offset + length };
+    let payload = source.part(offset, length).ok_or_else(truncated)?;
+    let is_gzip = payload.prefix::<2>()? == *b"\x1F\x8B";
+    let size = if is_gzip { length } else { length - SIZE as u64 };
+    payload.part(0, size).ok_or_else(truncated)
 }
 
 impl Image {

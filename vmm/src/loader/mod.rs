@@ -32,7 +32,7 @@ use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 pub use bzimage::SETUP_HEADER;
 pub use decompress::DecompressError;
 pub use firmware::{Handover, firmware};
-pub use source::{OpenError, Source};
+pub use source::{OpenError, Pipes, Source};
 
 /// The format of a kernel image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -47,12 +47,15 @@ fn seeds_for_fuzzing_are_images_that_parse() {
     let header = multiboot.windows(4).position(|bytes| bytes == 0x1BAD_B002_u32.to_le_bytes()).unwrap();
     let (flags, rest) = (&multiboot[header + 4..header + 8], &multiboot[header + 12..]);
     write("multiboot", "multiboot", &[&[(header / 4) as u8], flags, rest].concat());
-    for (name, pack) in PACKERS {
+    for (index, (name, pack)) in PACKERS.into_iter().enumerate() {
         let packed = pack(&elf);
         let signature =
             SIGNATURES.iter().map(|(signature, _)| signature).find(|signature| packed.starts_with(signature));
-        write(&name.to_lowercase(), "elf", &packed[signature.unwrap().len()..]);
-        write("zboot", name, &zboot::tests::around(&packed));
+        // Targets add the signature.
+        let seed = format!("elf-{index}");
+        write(&name.to_lowercase(), &seed, &packed[signature.unwrap().len()..]);
+        write("kernel", &format!("{name}-{index}"), &[&[0], &packed[..]].concat());
+        write("zboot", &seed, &zboot::tests::around(&packed));
     }
     for (index, text) in ["512M", "1.5s", "rng,rate=64K", "host,-avx2,+sha"].iter().enumerate() {
         write("options", &index.to_string(), text.as_bytes());
@@ -99,12 +102,19 @@ proptest! {
 
     #[test]
     fn any_stream_is_refused_or_unpacked_within_the_limit(
-        signature in 0..6_usize,
+        signature in 0..7_usize,
         rest in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         const LIMIT: u64 = 1 << 20;
-        let signatures: [&[u8]; 6] =
-            [b"\x1F\x8B\x08\0", b"\xFD7zXZ\0", b"\x02\x21\x4C\x18", b"\x28\xB5\x2F\xFD", b"BZh9", b"\x5D\0\0"];
+        let signatures: [&[u8]; 7] = [
+            b"\x1F\x8B\x08\0",
+            b"\xFD7zXZ\0",
+            b"\x02\x21\x4C\x18",
+            b"\x04\x22\x4D\x18",
+            b"\x28\xB5\x2F\xFD",
+            b"BZh9",
+            b"\x5D\0\0",
+        ];
         let bytes = [signatures[signature], &rest].concat();
         if let Ok(source) = unpack(Arch::X86_64, Source::from_vec(bytes), None, LIMIT) {
             prop_assert!(source.size() <= LIMIT);
