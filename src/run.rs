@@ -102,23 +102,33 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
     }
     let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
     let watch = Watch::new(&config.run, Arc::clone(&shutdown))?;
-    let plan_for =
-        |files: &Files| -> Result<_> { Ok(Arc::new(Plan::new(&config, files.probe(&config, kvm::host_facts())?)?)) };
     let Some(reports) = reports else {
-        let plan = plan_for(&Files::open(&config)?)?;
+        let plan = plan(&config, &Files::open(&config)?)?;
         return Ok(Ready::Plan(Box::new(config), plan));
     };
     // Before any file is opened: that may wait for the host.
     let guard =
         Guard::start(Arc::clone(&shutdown), config.run.timeout).context("Cannot watch over the end of the run")?;
     let files = Files::open(&config)?;
-    let plan = plan_for(&files)?;
+    let plan = plan(&config, &files)?;
     let devices = virtio::config::open(&config.devices)?;
     let endpoint = config.run.console.open("The console").context("Cannot connect the console")?;
     let name = config.run.name.clone().unwrap_or_else(|| report::default_name(&config));
     let guest =
         Prepared { config, plan, files, devices, watch, parent, endpoint, reports, name, start, shutdown, guard };
     Ok(Ready::Guest(Box::new(guest)))
+}
+
+/// The plan, after a word on what the user may have forgotten.
+fn plan(config: &Config, files: &Files) -> Result<Arc<Plan>> {
+    let plan = Plan::new(config, files.probe(config, kvm::host_facts())?)?;
+    if plan.lacks_console(config) {
+        let console = plan.console().and_then(|port| port.kind.console()).unwrap_or("ttyS0");
+        output::tell(format_args!(
+            "The command line of --cmdline has no `console=`: add console={console} to see what Linux prints"
+        ));
+    }
+    Ok(Arc::new(plan))
 }
 
 /// What the command line means, and where reports go.

@@ -14,7 +14,7 @@ use tempfile::{TempDir, tempdir};
 /// A directory with the files that examples name.
 fn scratch() -> TempDir {
     let scratch = tempdir().unwrap();
-    for name in ["bzImage", "vmlinux"] {
+    for name in ["bzImage", "vmlinux", "kernel"] {
         fs::copy(payload::path("hello"), scratch.path().join(name)).unwrap();
     }
     fs::write(scratch.path().join("initrd"), "initrd").unwrap();

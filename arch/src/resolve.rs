@@ -153,7 +153,7 @@ impl Placer<'_> {
         let start = self.start(row, size, top)?;
         let end = start.checked_add(size).ok_or_else(|| self.beyond(row, size, u64::MAX))?;
         if end > top {
-            return Err(no_room(row, size, "it would end above the address that the kernel allows"));
+            return Err(no_room(row, size, "it would end above the address that the kernel allows", Some(top)));
         }
         Ok(Some(start..end))
     }
@@ -161,7 +161,9 @@ impl Placer<'_> {
     fn start(&self, row: &Row, size: u64, top: u64) -> Result<u64, MapError> {
         match row.base {
             Base::At(address) => Ok(address),
-            Base::EndingAt(end) => end.checked_sub(size).ok_or(no_room(row, size, "it would start below address 0")),
+            Base::EndingAt(end) => {
+                end.checked_sub(size).ok_or(no_room(row, size, "it would start below address 0", None))
+            }
             Base::After { rows, floor } => self
                 .end_of(rows)
                 .max(floor)
@@ -173,7 +175,8 @@ impl Placer<'_> {
                 start.filter(|&start| start >= self.end_of(above)).ok_or(no_room(
                     row,
                     size,
-                    "there is too little memory between what lies below it and its limit",
+                    "there is too little room between what lies below it and its limit",
+                    Some(outer_end.min(top)),
                 ))
             }
         }
@@ -194,8 +197,8 @@ impl Placer<'_> {
     }
 }
 
-fn no_room(row: &Row, size: u64, reason: &'static str) -> MapError {
-    MapError::NoRoom { name: row.name, size, reason }
+fn no_room(row: &Row, size: u64, reason: &'static str, limit: Option<u64>) -> MapError {
+    MapError::NoRoom { name: row.name, size, reason, limit }
 }
 
 /// What a kernel occupies from its load address to `run_end`, if the layout wants it at `base`.

@@ -122,14 +122,12 @@ impl Taken {
     pub fn by(config: &Config) -> Result<Self> {
         let console = &config.run.console;
         let identity = |path: &Path| Place::of_path(path).ok()?.identity;
-        let inputs = [
-            ("the kernel", &config.kernel),
-            ("the initial RAM disk", &config.initrd),
-            ("the firmware", &config.firmware),
-        ];
+        let inputs = (config.kernel.iter().map(|path| ("the kernel", path)))
+            .chain(config.initrd.iter().map(|path| ("the initial RAM disk", path)))
+            .chain(config.firmware.iter().map(|path| ("the firmware", path)));
         let mut taken = Self::default();
         for (name, path) in inputs {
-            let identity = path.as_deref().and_then(identity);
+            let identity = identity(path);
             taken.files.extend(identity.map(|identity| (identity, name.to_owned())));
         }
         let files = |device: &'_ VirtioConfig| {

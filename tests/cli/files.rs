@@ -250,7 +250,7 @@ fn loaded_end(image: &[u8]) -> usize {
 
 /// A bzImage of protocol 2.15 with one setup sector and a page of code that writes 5 to the debug-exit port. Field offsets:
 /// Linux, Documentation/arch/x86/boot.rst.
-fn bzimage() -> Vec<u8> {
+pub fn bzimage() -> Vec<u8> {
     let mut image = vec![0; 1024 + 4096];
     for (at, bytes) in [
         (0x1F1, &[1][..]),

@@ -5,14 +5,14 @@ mod windows;
 
 use std::path::{Path, PathBuf};
 
-use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, MemoryMap, MissingRow, RowName};
+use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, Layout, MemoryMap, MissingRow, RowName};
 use carpel_arch::x86_64::cpu::CpuModel;
-use carpel_arch::{Device, DeviceKind, MapError, Topology, device};
+use carpel_arch::{Device, DeviceKind, LAYOUTS, MapError, Topology, device};
 use linux_loader::cmdline::Cmdline;
 use thiserror::Error;
 
 use crate::config::{Announce, Config, IrqchipMode, LayoutError};
-use crate::loader::{self, Handover, Kernel, KernelError, OpenError, Pipes, Source};
+use crate::loader::{self, Handover, Kernel, KernelError, Module, OpenError, Pipes, Ramdisk, Source};
 
 /// What every Linux guest is told before the user's own words, beside its console: to reset when it panics, so that a
 /// panic ends the run.
@@ -25,8 +25,10 @@ pub struct Files {
     pub firmware: Option<Source>,
     /// The kernel.
     pub kernel: Option<Source>,
-    /// The initial RAM disk.
-    pub initrd: Option<Source>,
+    /// The initial RAM disks: what came with the kernel first.
+    pub initrds: Vec<Ramdisk>,
+    /// The command line that came with the kernel.
+    pub cmdline: Option<String>,
 }
 
 /// What the plan must know of the files and the host.
@@ -36,8 +38,10 @@ pub struct Probe {
     pub kernel: Option<Kernel>,
     /// The kernel that firmware is handed.
     pub handover: Option<Handover>,
-    /// Size of the initial RAM disk in bytes, 0 if there is none.
-    pub initrd: u64,
+    /// The initial RAM disks in their places.
+    pub initrds: Vec<Module>,
+    /// The command line that came with the kernel.
+    pub cmdline: Option<String>,
     /// What the host offers.
     pub host: HostFacts,
 }
@@ -66,10 +70,12 @@ pub struct Plan {
     pub kernel: Kernel,
     /// The kernel that firmware is handed.
     pub handover: Option<Handover>,
+    /// What shows that the kernel is Linux, as a sentence without its end; none if it is not.
+    pub linux: Option<&'static str>,
     /// The kernel command line.
     pub cmdline: String,
-    /// What a Multiboot guest is told of its module: the initial RAM disk's file name.
-    pub module: String,
+    /// The initial RAM disks in their places.
+    pub modules: Vec<Module>,
     /// Guest physical address bits.
     pub phys_bits: u8,
     /// The interrupt controllers.
@@ -113,7 +119,7 @@ pub enum PlanError {
         limit: u64,
     },
     /// Nobody would read it.
-    #[error("The command line `{words}` is for a kernel, but {} boots from a disk: drop --append and --announce cmdline", .firmware.display())]
+    #[error("The command line `{words}` is for a kernel, but {} boots from a disk: drop --append and --announce cmdline (and --cmdline)", .firmware.display())]
     CmdlineWithFirmware {
         /// What was to be told.
         words: String,
@@ -147,10 +153,12 @@ pub enum PlanError {
         source: KernelError,
     },
     /// No map for these inputs.
-    #[error("Cannot lay out the `{layout}` map")]
+    #[error("Cannot lay out the `{layout}` map{}", .other.map(|other| format!(" (`--layout {other}` takes it)")).unwrap_or_default())]
     Map {
         /// The layout.
         layout: &'static str,
+        /// Another layout that has a map for them.
+        other: Option<&'static str>,
         /// The cause.
         source: MapError,
     },
@@ -207,45 +215,50 @@ impl Files {
         let open = |path: &PathBuf, role| open_as(path, role, Pipes::UpTo(config.mem));
         let firmware = config.firmware.as_ref();
         let firmware = firmware.map(|path| open_as(path, "the firmware", Pipes::Refused)).transpose()?;
-        let unpack = |path: &PathBuf| {
-            let source = open(path, "the kernel")?;
-            let unpacked = loader::unpack(arch, source, config.boot, config.mem);
-            unpacked.map_err(|source| PlanError::Kernel { path: path.clone(), source })
-        };
-        let kernel = config.kernel.as_ref().map(unpack).transpose()?;
-        let initrd = config.initrd.as_ref().map(|path| open(path, "the initial RAM disk")).transpose()?;
-        Ok(Self { firmware, kernel, initrd })
+        let (mut kernel, mut initrds, mut cmdline) = (None, Vec::new(), None);
+        if let Some(path) = &config.kernel {
+            let unpacked = loader::unpack(arch, open(path, "the kernel")?, config.boot, config.mem);
+            let image = unpacked.map_err(|source| PlanError::Kernel { path: path.clone(), source })?;
+            initrds.extend(image.initrd.map(|source| Ramdisk { name: ".initrd".into(), source }));
+            (kernel, cmdline) = (Some(image.kernel), image.cmdline);
+        }
+        for path in &config.initrd {
+            initrds.push(Ramdisk { name: file_name(Some(path)), source: open(path, "the initial RAM disk")? });
+        }
+        Ok(Self { firmware, kernel, initrds, cmdline })
     }
 
     /// Reads their headers.
     pub fn probe(&self, config: &Config, host: HostFacts) -> Result<Probe, PlanError> {
         let arch = config.layout()?.arch;
-        let initrd = self.initrd.as_ref().map_or(0, Source::size);
+        let placed = |boot| Module::place(&self.initrds, boot);
+        let cmdline = self.cmdline.clone();
         if let (Some(source), Some(path)) = (&self.firmware, config.firmware.clone()) {
             let handover = self.handover(config, arch, &path)?;
             let kernel = loader::firmware(arch, source.size()).map_err(|source| PlanError::Kernel { path, source })?;
-            return Ok(Probe { kernel: Some(kernel), handover, initrd, host });
+            return Ok(Probe { kernel: Some(kernel), handover, initrds: placed(Boot::Linux), cmdline, host });
         }
         let kernel = self.kernel.as_ref().map(|source| Kernel::probe(arch, source, config.boot)).transpose();
         let kernel = kernel.map_err(|source| {
             let path = config.kernel.clone().unwrap_or_default();
             PlanError::Kernel { path, source }
         })?;
-        Ok(Probe { kernel, handover: None, initrd, host })
+        let initrds = placed(kernel.as_ref().map_or(Boot::Linux, |kernel| kernel.boot));
+        Ok(Probe { kernel, handover: None, initrds, cmdline, host })
     }
 
     /// Reads the headers of the kernel that firmware is handed.
     fn handover(&self, config: &Config, arch: Arch, firmware: &Path) -> Result<Option<Handover>, PlanError> {
         let firmware = || firmware.to_owned();
         match (&self.kernel, &config.kernel) {
-            _ if arch != Arch::X86_64 && (self.kernel.is_some() || self.initrd.is_some()) => {
+            _ if arch != Arch::X86_64 && (self.kernel.is_some() || !self.initrds.is_empty()) => {
                 Err(PlanError::KernelWithFirmware { firmware: firmware() })
             }
             (Some(source), Some(path)) => {
                 let probed = Handover::probe(arch, source);
                 probed.map(Some).map_err(|source| PlanError::Kernel { path: path.clone(), source })
             }
-            _ if self.initrd.is_some() => Err(PlanError::InitrdWithFirmware { firmware: firmware() }),
+            _ if !self.initrds.is_empty() => Err(PlanError::InitrdWithFirmware { firmware: firmware() }),
             _ => Ok(None),
         }
     }
@@ -274,11 +287,14 @@ impl Probe {
             kernel,
             firmware,
             // What is handed to firmware is not in memory yet.
-            initrd: if self.handover.is_some() { 0 } else { self.initrd },
+            initrd: if self.handover.is_some() { 0 } else { Module::end(&self.initrds) },
             initrd_limit: self.kernel.as_ref().map_or(u64::MAX, |kernel| kernel.initrd_limit),
             ..Inputs::new(layout.arch, config.mem)
         };
-        carpel_arch::resolve(layout, &inputs).map_err(|source| PlanError::Map { layout: layout.name, source })
+        carpel_arch::resolve(layout, &inputs).map_err(|source| {
+            let other = other_layout(layout, &inputs);
+            PlanError::Map { layout: layout.name, other, source }
+        })
     }
 
     fn boot(&self) -> Boot {
@@ -316,22 +332,27 @@ impl Plan {
             return Err(PlanError::NoFirmware { arch: map.arch, layout: map.layout });
         }
         if let Some(handover) = &probe.handover {
-            check_room(handover, probe.initrd, &map)?;
+            check_room(handover, Module::end(&probe.initrds), &map)?;
         }
         let mut devices = device::place(&map, kernel.boot, irqchip == IrqchipMode::Split)?;
         let console = devices.iter().find_map(|device| device.kind.console());
-        let module = file_name(config.initrd.as_deref());
         let virtio = windows::place(&map, config)?;
         let announced = if config.announce == Announce::Cmdline { windows::words(&virtio) } else { Vec::new() };
         let words: Vec<_> = announced.iter().chain(&config.append).map(String::as_str).collect();
-        if let (None, Some(firmware), false) = (probe.handover, &config.firmware, words.is_empty()) {
+        if let (None, Some(firmware), false) =
+            (probe.handover, &config.firmware, words.is_empty() && config.cmdline.is_none())
+        {
+            let words: Vec<_> = config.cmdline.iter().map(String::as_str).chain(words).collect();
             return Err(PlanError::CmdlineWithFirmware { words: words.join(" "), firmware: firmware.clone() });
         }
         let (entered, max) = match &probe.handover {
             Some(handover) => (Boot::Linux, handover.cmdline_max),
             None => (kernel.boot, kernel.cmdline_max),
         };
-        let cmdline = cmdline(&first_words(config, console, entered), &words, &map, max)?;
+        let linux = if probe.handover.is_some() { Some("firmware is handed it") } else { kernel.linux };
+        let console = console.filter(|_| linux.is_some());
+        let first = first_words(config, console, entered, probe.cmdline.as_deref());
+        let cmdline = cmdline(&first, &words, &map, max)?;
         devices.extend(virtio);
         Ok(Self {
             map,
@@ -340,13 +361,20 @@ impl Plan {
             cpu: config.cpu.clone(),
             kernel,
             handover: probe.handover,
+            linux,
             cmdline,
-            module,
+            modules: probe.initrds,
             phys_bits,
             irqchip,
             devices,
             announce: config.announce,
         })
+    }
+
+    /// Whether the user gave Linux a whole command line that does not say where its console is.
+    pub fn lacks_console(&self, config: &Config) -> bool {
+        let has_console = self.cmdline.split_ascii_whitespace().any(|word| word.starts_with("console="));
+        self.linux.is_some() && config.cmdline.is_some() && !has_console
     }
 
     /// The serial port that the console is connected to.
@@ -386,19 +414,30 @@ fn file_name(path: Option<&Path>) -> String {
     name.chars().map(|char| if char.is_ascii_graphic() { char } else { '_' }).collect()
 }
 
-/// Linux is told where its console is; to a Multiboot kernel the first word is its own name.
-fn first_words(config: &Config, console: Option<&str>, boot: Boot) -> String {
-    match boot {
+/// Another layout of the architecture that has a map for a kernel with addresses of its own, where those are what this one has none for.
+fn other_layout(layout: &Layout, inputs: &Inputs) -> Option<&'static str> {
+    let resolves = |layout: &Layout| carpel_arch::resolve(layout, inputs).is_ok();
+    let others = || LAYOUTS.iter().copied().filter(|other| other.arch == layout.arch && other.name != layout.name);
+    let is_fixed = matches!(inputs.kernel, Some(KernelExtent::Fixed { .. }));
+    is_fixed.then(|| others().find(|other| resolves(other)).map(|other| other.name)).flatten()
+}
+
+/// The words before the user's: those of a whole command line, what Linux is told of its console and its end, and what came with the kernel.
+/// To a Multiboot kernel the first word is its own name.
+fn first_words(config: &Config, console: Option<&str>, boot: Boot, with_kernel: Option<&str>) -> String {
+    if let Some(whole) = &config.cmdline {
+        return whole.clone();
+    }
+    let own = match boot {
         Boot::Multiboot => file_name(config.kernel.as_deref()),
         Boot::Firmware => String::new(),
-        Boot::Linux | Boot::Pvh => {
-            console.map_or(BASE_CMDLINE.to_owned(), |name| format!("console={name} {BASE_CMDLINE}"))
-        }
-    }
+        Boot::Linux | Boot::Pvh => console.map(|name| format!("console={name} {BASE_CMDLINE}")).unwrap_or_default(),
+    };
+    [&own, with_kernel.unwrap_or_default()].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn cmdline(first: &str, words: &[&str], map: &MemoryMap, max: usize) -> Result<String, PlanError> {
-    let parts = || std::iter::once(first).chain(words.iter().copied());
+    let parts = || std::iter::once(first).chain(words.iter().copied()).filter(|part| !part.is_empty());
     let room = map.claim(RowName::Cmdline).map_or(usize::MAX, |claim| claim.size() as usize - 1);
     let limit = room.min(max);
     let whole = parts().collect::<Vec<_>>().join(" ");

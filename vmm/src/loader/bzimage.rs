@@ -85,6 +85,7 @@ pub fn parse(source: &Source) -> Result<Kernel, KernelError> {
         initrd_limit,
         cmdline_max: header.u32(0x238) as usize,
         setup_header: setup_header(&start).to_vec(),
+        linux: Some("it is a bzImage"),
     })
 }
 
@@ -295,7 +296,7 @@ pub mod tests {
         image[0x24C..0x250].copy_from_slice(&0x20_u32.to_le_bytes());
         image[1024 + 0x100..1024 + 0x109].copy_from_slice(b"\x89LZO\0\r\n\x1A\n");
         let unpack = |wanted| unpack(Arch::X86_64, Source::from_bytes(&image), wanted, LIMIT);
-        let stub = Kernel::probe(Arch::X86_64, &unpack(None).unwrap(), None).unwrap();
+        let stub = Kernel::probe(Arch::X86_64, &unpack(None).unwrap().kernel, None).unwrap();
         assert_eq!((stub.format, stub.boot), (Format::BzImage, Boot::Linux));
         assert!(unpack(Some(Boot::Pvh)).unwrap_err().to_string().contains("by LZO, which carpel does not unpack"));
     }

@@ -9,11 +9,14 @@ mod elf;
 mod fields;
 mod firmware;
 mod flat;
+mod foreign;
 mod image;
 mod multiboot;
 #[cfg(test)]
 mod properties;
+mod ramdisk;
 mod source;
+mod uki;
 mod zboot;
 
 /// Images of each format.
@@ -32,6 +35,7 @@ use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 pub use bzimage::SETUP_HEADER;
 pub use decompress::DecompressError;
 pub use firmware::{Handover, firmware};
+pub use ramdisk::{Joined, Module, Ramdisk};
 pub use source::{OpenError, Pipes, Source};
 
 /// The format of a kernel image.
@@ -116,6 +120,19 @@ pub struct Kernel {
     pub cmdline_max: usize,
     /// The setup header to start the zero page from: bytes from offset 0x1F1 of the file on; empty if it has none.
     pub setup_header: Vec<u8>,
+    /// What shows that it is Linux, as a sentence without its end; none if it is not. Of an ELF that is known once it is probed.
+    pub linux: Option<&'static str>,
+}
+
+/// A kernel's image, out of all that was around it.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The kernel.
+    pub kernel: Source,
+    /// The initial RAM disk that came with it.
+    pub initrd: Option<Source>,
+    /// The command line that came with it.
+    pub cmdline: Option<String>,
 }
 
 /// Why a file is not a kernel that can be booted.
@@ -126,6 +143,26 @@ pub enum KernelError {
     Unknown {
         /// The guest's architecture.
         arch: Arch,
+    },
+    /// It is another architecture's.
+    #[error("The {format} is for {machine}, not for {arch}{remedy}")]
+    Architecture {
+        /// The format.
+        format: &'static str,
+        /// What it is for.
+        machine: &'static str,
+        /// The guest's architecture.
+        arch: Arch,
+        /// What would take it.
+        remedy: String,
+    },
+    /// It is something else.
+    #[error("It is {what}, not a kernel{}{remedy}", if .remedy.is_empty() { "" } else { ": " })]
+    NotKernel {
+        /// What it is, with its article.
+        what: &'static str,
+        /// What may be done with it; empty if nothing.
+        remedy: &'static str,
     },
     /// The file ends early.
     #[error("The {format} is truncated: it has {size} bytes and needs {needed}")]
@@ -179,15 +216,18 @@ impl KernelError {
     }
 }
 
-/// The image to boot: what is inside a compressed file or an EFI zboot image, and of a bzImage the ELF inside where a way is wanted that only
-/// that may offer. At most `limit` bytes are unpacked.
-pub fn unpack(arch: Arch, source: Source, wanted: Option<Boot>, limit: u64) -> Result<Source, KernelError> {
-    let source = zboot::payload(&source)?.unwrap_or(source);
-    let image = decompress::unpack(source, limit)?;
+/// The image to boot: what is inside a unified kernel image, a compressed file or an EFI zboot image, and of a bzImage the ELF inside where a
+/// way is wanted that only that may offer. At most `limit` bytes are unpacked.
+pub fn unpack(arch: Arch, source: Source, wanted: Option<Boot>, limit: u64) -> Result<Image, KernelError> {
+    let Image { kernel, initrd, cmdline } =
+        uki::open(arch, &source)?.unwrap_or(Image { kernel: source, initrd: None, cmdline: None });
+    let kernel = zboot::payload(&kernel)?.unwrap_or(kernel);
+    let kernel = decompress::unpack(kernel, limit)?;
     let inside = arch == Arch::X86_64
         && matches!(wanted, Some(Boot::Pvh | Boot::Multiboot))
-        && bzimage::is_bzimage(&image.prefix()?);
-    if inside { Ok(decompress::unpack(bzimage::payload(&image)?, limit)?) } else { Ok(image) }
+        && bzimage::is_bzimage(&kernel.prefix()?);
+    let kernel = if inside { decompress::unpack(bzimage::payload(&kernel)?, limit)? } else { kernel };
+    Ok(Image { kernel, initrd, cmdline })
 }
 
 impl Kernel {
@@ -200,11 +240,14 @@ impl Kernel {
             Arch::X86_64 if bzimage::is_bzimage(&signature) => Ok(vec![bzimage::parse(source)?]),
             Arch::X86_64 => match multiboot::parse(source, None)? {
                 Some(kernel) => Ok(vec![kernel]),
-                None => Err(KernelError::Unknown { arch }),
+                None => Err(foreign::recognise(arch, source)?.unwrap_or(KernelError::Unknown { arch })),
             },
             Arch::Aarch64 if image::is_image(&signature) => Ok(vec![image::parse(source)?]),
-            Arch::Aarch64 if flat::may_be_flat(&signature) => Ok(vec![flat::kernel(source.size())]),
-            _ => Err(KernelError::Unknown { arch }),
+            _ => match foreign::recognise(arch, source)? {
+                Some(error) => Err(error),
+                None if arch == Arch::Aarch64 && flat::may_be_flat(&signature) => Ok(vec![flat::kernel(source.size())]),
+                None => Err(KernelError::Unknown { arch }),
+            },
         }
     }
 
@@ -216,9 +259,16 @@ impl Kernel {
         let mut chosen = ways.into_iter().filter(|way| wanted.is_none_or(|wanted| way.boot == wanted));
         let not_offered =
             || KernelError::NotOffered { wanted: wanted.map_or("any", Boot::name), offered: offered.clone() };
-        let kernel = chosen.next().ok_or_else(not_offered)?;
+        let mut kernel = chosen.next().ok_or_else(not_offered)?;
+        if kernel.format == Format::Elf {
+            kernel.linux = elf::linux(arch, source)?;
+        }
         let why = if wanted.is_some() { "--boot asks for it" } else { kernel.reason };
         log::debug!("The kernel is booted by {}, for {why}; it offers {offered}", kernel.boot.name());
+        match kernel.linux {
+            Some(shown) => log::debug!("The kernel is Linux: {shown}"),
+            None => log::debug!("The kernel is not Linux: its command line is the user's"),
+        }
         Ok(kernel)
     }
 

@@ -9,15 +9,16 @@ use proptest::prelude::*;
 
 use super::decompress::SIGNATURES;
 use super::decompress::tests::PACKERS;
-use super::{Kernel, Source, Target, bzimage, elf, image, multiboot, unpack, zboot};
+use super::{Kernel, Source, Target, bzimage, elf, image, multiboot, uki, unpack, zboot};
 
 /// Images of every format, to be damaged.
-fn images() -> [Vec<u8>; 4] {
+fn images() -> [Vec<u8>; 5] {
     [
         bzimage::tests::image(),
         elf::tests::image(),
         elf::tests::with_note(&[0x20, 0, 0x10, 0], 4),
         multiboot::tests::flat(),
+        uki::tests::image(0x8664, &[(".linux", b"a kernel"), (".initrd", b"x"), (".cmdline", b"a b\n")]),
     ]
 }
 
@@ -37,7 +38,7 @@ fn seeds_for_fuzzing_are_images_that_parse() {
         write("kernel", name, &[&[number], image].concat());
         write(target, name, &if target == "elf" { [&[number], image].concat() } else { image.to_vec() });
     };
-    let [bzimage, elf, elf_with_note, multiboot] = images();
+    let [bzimage, elf, elf_with_note, multiboot, uki] = images();
     seed("bzimage", "bzimage", Arch::X86_64, &bzimage);
     seed("elf", "elf", Arch::X86_64, &elf);
     seed("elf", "elf-with-note", Arch::X86_64, &elf_with_note);
@@ -57,6 +58,7 @@ fn seeds_for_fuzzing_are_images_that_parse() {
         write("kernel", &format!("{name}-{index}"), &[&[0], &packed[..]].concat());
         write("zboot", &seed, &zboot::tests::around(&packed));
     }
+    write("uki", "uki", &uki);
     for (index, text) in ["512M", "1.5s", "rng,rate=64K", "host,-avx2,+sha"].iter().enumerate() {
         write("options", &index.to_string(), text.as_bytes());
     }
@@ -65,6 +67,7 @@ fn seeds_for_fuzzing_are_images_that_parse() {
 fn check(arch: Arch, bytes: &[u8]) {
     let source = Source::from_vec(bytes.to_vec());
     let _ = bzimage::payload(&source);
+    let _ = uki::open(arch, &source);
     let Ok(ways) = Kernel::ways(arch, &source) else { return };
     assert!(!ways.is_empty());
     for way in ways {
@@ -84,7 +87,7 @@ fn check(arch: Arch, bytes: &[u8]) {
 proptest! {
     #[test]
     fn damaged_images_are_refused_or_stay_inside_their_file(
-        image in 0..4_usize,
+        image in 0..5_usize,
         damage in prop::collection::vec((0..400_usize, any::<[u8; 4]>()), 0..6),
         cut in 0..600_usize,
         arch in prop::sample::select(&Arch::ALL[..]),
@@ -117,7 +120,7 @@ proptest! {
         ];
         let bytes = [signatures[signature], &rest].concat();
         if let Ok(source) = unpack(Arch::X86_64, Source::from_vec(bytes), None, LIMIT) {
-            prop_assert!(source.size() <= LIMIT);
+            prop_assert!(source.kernel.size() <= LIMIT);
         }
     }
 }

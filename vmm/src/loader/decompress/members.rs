@@ -239,10 +239,11 @@ fn zstd(source: &Source, at: u64, limit: u64) -> Result<Zstd<'_>, DecompressErro
 /// `Frame_Content_Size` of a frame whose descriptor says that it is a single segment: its window is as large.
 fn content_size(source: &Source, at: u64, descriptor: u8) -> io::Result<u64> {
     // Behind magic number, descriptor and the dictionary's number, of which there is none in such a frame with a descriptor of 0 to 3.
-    let (dictionary, size) = ([0, 1, 2, 4][usize::from(descriptor & 3)], [1, 2, 4, 8][usize::from(descriptor >> 6)]);
+    let (dictionary, size) =
+        ([0, 1, 2, 4][usize::from(descriptor & 3)], [1_u64, 2, 4, 8][usize::from(descriptor >> 6)]);
     let mut bytes = [0; 8];
     let start = at + 5 + dictionary;
-    let left = source.size().saturating_sub(start).min(size as u64) as usize;
+    let left = source.size().saturating_sub(start).min(size) as usize;
     source.read(start, &mut bytes[..left])?;
     let value = u64::from_le_bytes(bytes);
     // A size of 2 bytes counts from 256 on.
