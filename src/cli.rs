@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use carpel_arch::Topology;
-use carpel_arch::map::{Arch, Boot};
+use carpel_arch::map::{Arch, Boot, ShmRequest};
 use carpel_devices::diagnostics::Diagnostics;
 use carpel_devices::units;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::log_limit::Limited;
 use crate::map::Format;
 use crate::values;
 
@@ -26,12 +27,12 @@ Examples:
   carpel run -k bzImage -i initrd --until 'login:|# ' --timeout 60s
 
 Exit status:
-  0    the guest powered off or reset, or --until matched
+  0    the guest powered off or reset as asked, or --until matched
   2    the command line, or a file named on it, is wrong
   120  the guest kernel panicked
   121  the guest died: triple fault, or KVM could not go on
   122  the guest stopped responding
-  123  --fail-on matched
+  123  --fail-on matched, or the guest ended before --until did
   124  --timeout ran out
   125  the monitor or the host failed
   130  Ctrl-A x; 129: --die-with-parent; 128+N: signal N
@@ -113,6 +114,9 @@ pub struct MapArgs {
     /// Guest physical address bits [default: 46 on x86_64, 40 on aarch64 and riscv64]
     #[arg(long, value_name = "BITS", value_parser = values::phys_bits, allow_hyphen_values = true)]
     pub phys_bits: Option<u8>,
+    /// Add a region of shared memory, as devices ask for: cache=1G (may repeat)
+    #[arg(long, value_name = "NAME=SIZE", value_parser = values::shm, allow_hyphen_values = true)]
+    pub shm: Vec<ShmRequest>,
     /// How to print it: text, json or markdown
     #[arg(long, value_enum, default_value = "text", hide_possible_values = true)]
     pub format: Format,
@@ -125,6 +129,8 @@ pub struct RunArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub guest: GuestArgs,
+    #[command(flatten)]
+    pub backing: BackingArgs,
     /// Processor: host, max or x86-64-v1 to x86-64-v4, then ,+FEATURE or ,-FEATURE as wanted
     #[arg(long, value_name = "MODEL", allow_hyphen_values = true)]
     pub cpu: Option<String>,
@@ -161,9 +167,9 @@ pub struct RunArgs {
     /// End the guest when a line of its console matches, with status 0
     #[arg(long, value_name = "REGEX", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub until: Option<String>,
-    /// End the guest when a line of its console matches, with status 123
+    /// End the guest when a line of its console matches, with status 123 (may repeat)
     #[arg(long, value_name = "REGEX", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
-    pub fail_on: Option<String>,
+    pub fail_on: Vec<String>,
     /// End the guest when the process that started carpel ends, with status 129 [default: no]
     #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
     #[arg(value_parser = values::yes_or_no)]
@@ -188,6 +194,17 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
+/// What the guest's memory is made of.
+#[derive(Debug, Args)]
+pub struct BackingArgs {
+    /// Back the guest's memory by huge pages of the host's pool
+    #[arg(long)]
+    pub hugepages: bool,
+    /// Back the guest's memory by a memfd, which other processes can map
+    #[arg(long)]
+    pub shared_memory: bool,
+}
+
 /// How a plan is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PlanFormat {
@@ -206,9 +223,12 @@ pub enum Announcement {
     Cmdline,
 }
 
-/// Starts logging to stderr. `RUST_LOG` wins over `-v`.
+/// Starts logging to stderr, at most so many lines a second. `RUST_LOG` wins over `-v`.
 pub fn start_logging(verbose: u8) {
     let level = ["warn", "debug", "trace"][usize::from(verbose.min(2))];
     let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level));
-    builder.target(env_logger::Target::Pipe(Box::new(Diagnostics))).init();
+    let logger = builder.target(env_logger::Target::Pipe(Box::new(Diagnostics))).build();
+    log::set_max_level(logger.filter());
+    // It fails only where there is a logger already.
+    let _ = log::set_boxed_logger(Box::new(Limited::new(logger)));
 }

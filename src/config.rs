@@ -28,6 +28,8 @@ pub fn run(args: &RunArgs) -> Result<Config> {
         bail!("A guest for {} cannot run on this host", layout.arch);
     }
     set_some(&mut config.cmdline, args.cmdline.as_ref());
+    config.hugepages |= args.backing.hugepages;
+    config.shared_memory |= args.backing.shared_memory;
     config.append.extend(args.append.iter().cloned());
     if let Some(cpu) = &args.cpu {
         if layout.arch != Arch::X86_64 {
@@ -68,7 +70,7 @@ fn apply_limits(run: &mut Limits, args: &RunArgs) -> Result<()> {
     set_some(&mut run.timeout, args.timeout.as_ref());
     set_some(&mut run.watchdog, args.watchdog.as_ref());
     set_some(&mut run.until, args.until.as_ref());
-    set_some(&mut run.fail_on, args.fail_on.as_ref());
+    run.fail_on.extend(args.fail_on.iter().cloned());
     set_some(&mut run.die_with_parent, args.die_with_parent.as_ref());
     run.report.extend(args.report.iter().cloned());
     set_some(&mut run.name, args.name.as_ref());

@@ -5,10 +5,8 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result, bail};
 use carpel_devices::key_values::KeyValues;
 use carpel_devices::registry::Kind;
-use carpel_devices::virtio::VirtioConfig;
-use carpel_devices::virtio::config::{self, DeviceError, KINDS};
-use carpel_vmm::config::IrqchipMode;
-use carpel_vmm::platform::IRQCHIP;
+use carpel_devices::virtio::config::{self, DeviceError, KINDS, VirtioConfig};
+use carpel_vmm::config::{IRQCHIP, IrqchipMode};
 use serde::Deserialize;
 
 use crate::cli::RunArgs;

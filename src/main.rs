@@ -8,6 +8,7 @@ mod config_file;
 mod devices;
 mod doctor;
 mod dry_run;
+mod log_limit;
 mod map;
 mod output;
 mod report;
@@ -17,7 +18,7 @@ mod usage;
 mod values;
 mod words;
 
-use std::process::{self, ExitCode};
+use std::process::ExitCode;
 use std::{env, panic};
 
 use carpel_vmm::allocator::Allocator;
@@ -53,13 +54,15 @@ fn run_command() -> ExitCode {
         // One line, like any other failure, and never a guest left running by the other threads.
         end::tell_alone(cli::FAILURE);
         let message = match info.payload_as_str() {
-            // How the standard library says that a new thread has no memory for its signals' stack.
+            // How the standard library says that a new thread has no memory for its signals' stack, ...
             Some(reason) if reason.contains("alternative stack") => format!("Cannot start a thread: {reason}"),
+            // ... and that the host gives no seed for a hash table.
+            Some(reason) if reason.contains("random data") => format!("The host gives no random numbers: {reason}"),
             // A bug of ours.
             _ => format!("Internal error: {info}").replace('\n', " "),
         };
         output::complain(message);
-        process::exit(cli::FAILURE.into());
+        end::leave(cli::FAILURE);
     }));
     let args: Vec<_> = env::args_os().collect();
     let cli = match usage::parse(&args) {
@@ -73,7 +76,12 @@ fn run_command() -> ExitCode {
     };
     cli::start_logging(cli.verbose);
     let text = match cli.command {
-        Command::Run(args) => return run::run(&args),
+        Command::Run(args) => {
+            let status = run::run(&args);
+            // Lines that a guest caused beyond the limit are told of.
+            log::logger().flush();
+            return status;
+        }
         Command::Doctor => return doctor::run(),
         Command::Map(args) => map::text(&args),
         Command::Devices => Ok(devices::list()),

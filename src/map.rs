@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use carpel_arch::map::{Address, Bytes, Extent, MemoryMap};
-use carpel_vmm::plan::{Files, HostFacts};
+use carpel_vmm::loader::Files;
+use carpel_vmm::plan::HostFacts;
 use clap::ValueEnum;
 
 use crate::cli::MapArgs;
@@ -24,7 +25,7 @@ pub fn text(args: &MapArgs) -> Result<String> {
     let config = config::guest(&args.guest, args.arch);
     let assumed = HostFacts::assumed(config.layout()?.arch);
     let host = HostFacts { phys_bits: args.phys_bits.unwrap_or(assumed.phys_bits), ..assumed };
-    let map = Files::open(&config)?.probe(&config, host)?.map(&config)?;
+    let map = Files::open(&config)?.probe(&config, host)?.map(&config, &args.shm)?;
     Ok(match args.format {
         Format::Text => map.to_string(),
         Format::Json => serde_json::to_string_pretty(&map)? + "\n",
@@ -40,7 +41,7 @@ fn markdown(map: &MemoryMap) -> String {
 
 fn table(extents: &[Extent]) -> String {
     let rows = extents.iter().map(|extent| {
-        let Extent { name, start, end, kind, .. } = extent;
+        let (name, Extent { start, end, kind, .. }) = (extent.label(), extent);
         let (start, end, size) = (Address(*start), Address(*end), Bytes(extent.size()));
         format!("| `{name}` | {start} | {end} | {size} | {} |\n", kind.name())
     });

@@ -1,5 +1,6 @@
 //! `carpel run`: boots a guest and returns its verdict.
 
+use std::fmt;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,20 +8,24 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use carpel_devices::endpoint::{Endpoint, Input};
+use carpel_devices::virtio::backing::RamBacking;
 use carpel_devices::virtio::{self, GuestLimits, VirtioDevice};
 use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
 use carpel_vmm::end::Guard;
 use carpel_vmm::kvm;
-use carpel_vmm::machine::Machine;
+use carpel_vmm::loader::Files;
+use carpel_vmm::machine::{self, Machine};
+use carpel_vmm::memory::{GuestRam, MemoryError};
 use carpel_vmm::outcome::{Outcome, Shutdown};
 use carpel_vmm::parent::Parent;
-use carpel_vmm::plan::{Files, Plan};
+use carpel_vmm::plan::Plan;
+use carpel_vmm::probe;
 use carpel_vmm::run::{ConsoleState, Facts, Remains};
 use carpel_vmm::signals;
 use carpel_vmm::terminal::Terminal;
 use carpel_vmm::threads::ExitCounts;
-use carpel_vmm::watch::Watch;
+use carpel_vmm::watch::Judge;
 use jiff::Timestamp;
 
 use crate::cli::{FAILURE, PlanFormat, RunArgs, USAGE_ERROR};
@@ -58,8 +63,21 @@ pub fn run(args: &RunArgs) -> ExitCode {
 
 /// Exit status for an error met before a guest is built: the command line's fault, unless the host ran out of something.
 pub fn early_status(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<OfHost>().is_some() {
+        return FAILURE;
+    }
     let mut numbers = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
     if numbers.any(|number| OUT_OF_RESOURCES.contains(&number)) { FAILURE } else { USAGE_ERROR }
+}
+
+/// What was attempted that has nothing to do with the command line.
+#[derive(Debug)]
+struct OfHost(&'static str);
+
+impl fmt::Display for OfHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
 }
 
 /// Everything that the command line and its files determine.
@@ -67,8 +85,9 @@ struct Prepared {
     config: Config,
     plan: Arc<Plan>,
     files: Files,
+    ram: Result<GuestRam, MemoryError>,
     devices: Vec<Box<dyn VirtioDevice>>,
-    watch: Watch,
+    judge: Arc<Judge>,
     parent: Option<Parent>,
     endpoint: Endpoint,
     reports: Reports,
@@ -100,28 +119,35 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
     if !args.command.is_empty() {
         bail!("Running a COMMAND in the guest is not built yet");
     }
-    let shutdown = Arc::new(Shutdown::new().context("Cannot create an eventfd")?);
-    let watch = Watch::new(&config.run, Arc::clone(&shutdown))?;
+    let shutdown = Arc::new(Shutdown::new().context(OfHost("Cannot create an eventfd"))?);
+    let judge = Arc::new(Judge::new(&config.run, Arc::clone(&shutdown))?);
     let Some(reports) = reports else {
         let plan = plan(&config, &Files::open(&config)?)?;
         return Ok(Ready::Plan(Box::new(config), plan));
     };
     // Before any file is opened: that may wait for the host.
-    let guard =
-        Guard::start(Arc::clone(&shutdown), config.run.timeout).context("Cannot watch over the end of the run")?;
+    let guard = Guard::start(Arc::clone(&shutdown), &config.run);
+    let guard = guard.context(OfHost("Cannot watch over the end of the run"))?;
     let files = Files::open(&config)?;
     let plan = plan(&config, &files)?;
-    let devices = virtio::config::open(&config.devices)?;
+    let ram = machine::allocate_ram(&config, &plan);
+    // That the host has no memory left is told and reported as any other end of a run.
+    let ram = match ram {
+        Err(error) if error.is_of_configuration() => return Err(error.into()),
+        ram => ram,
+    };
+    let backing = ram.as_ref().map_or(RamBacking::default(), GuestRam::backing);
+    let devices = virtio::config::open(&config.devices, &plan.shm, backing)?;
     let endpoint = config.run.console.open("The console").context("Cannot connect the console")?;
     let name = config.run.name.clone().unwrap_or_else(|| report::default_name(&config));
     let guest =
-        Prepared { config, plan, files, devices, watch, parent, endpoint, reports, name, start, shutdown, guard };
+        Prepared { config, plan, files, ram, devices, judge, parent, endpoint, reports, name, start, shutdown, guard };
     Ok(Ready::Guest(Box::new(guest)))
 }
 
 /// The plan, after a word on what the user may have forgotten.
 fn plan(config: &Config, files: &Files) -> Result<Arc<Plan>> {
-    let plan = Plan::new(config, files.probe(config, kvm::host_facts())?)?;
+    let plan = Plan::new(config, files.probe(config, probe::host_facts(config))?)?;
     if plan.lacks_console(config) {
         let console = plan.console().and_then(|port| port.kind.console()).unwrap_or("ttyS0");
         output::tell(format_args!(
@@ -149,22 +175,26 @@ impl Prepared {
     /// Runs the guest, then tells and reports how it ended: also where no guest came to run.
     fn boot(self: Box<Self>) -> Result<u8> {
         let Endpoint { output, input } = self.endpoint;
-        let console = Console::new(output, self.watch, Arc::clone(&self.shutdown));
-        let host = Host { files: &self.files, devices: self.devices, console: &console, input, parent: self.parent };
+        let console = Console::new(output, Arc::clone(&self.judge), Arc::clone(&self.shutdown));
+        let (files, ram, devices, judge, parent) = (&self.files, self.ram, self.devices, self.judge, self.parent);
+        let host = Host { files, ram, devices, console: &console, judge, input, parent };
         let ran = run_guest(&self.plan, host, &self.config.run, &self.shutdown, &self.guard);
         // What is told of the run does not wait for what is left of the guest, which is let go of after that.
-        let (facts, _remains) = ran.map(|(facts, remains)| (facts, Some(remains))).unwrap_or_else(|error| {
-            let outcome = Outcome::Failed(output::one_line(error));
-            let (duration, exits) = (Duration::ZERO, ExitCounts::default());
-            let (matched, console_tail) = (None, Vec::new());
-            (Facts { outcome, duration, exits, unmapped: 0, printed: 0, matched, console_tail, map: None }, None)
-        });
+        let (facts, _remains) = match ran {
+            Ok((facts, remains)) => (facts, Some(remains)),
+            Err(error) => {
+                let outcome = Outcome::Failed(output::one_line(error));
+                let (duration, exits) = (Duration::ZERO, ExitCounts::default());
+                let (matched, console_tail) = (None, Vec::new());
+                (Facts { outcome, duration, exits, unmapped: 0, printed: 0, matched, console_tail, map: None }, None)
+            }
+        };
         self.guard.end_begins();
         if let Some(map) = &facts.map {
             output::dump(map);
         }
         self.guard.end_is_told(facts.outcome.status());
-        let message = message(&facts, self.config.run.until.as_deref());
+        let message = facts.outcome.message();
         if let Some(message) = &message {
             output::tell(message);
         }
@@ -185,8 +215,10 @@ impl Prepared {
 /// What the guest gets of the host.
 struct Host<'a> {
     files: &'a Files,
+    ram: Result<GuestRam, MemoryError>,
     devices: Vec<Box<dyn VirtioDevice>>,
     console: &'a Console,
+    judge: Arc<Judge>,
     input: Option<Input>,
     parent: Option<Parent>,
 }
@@ -199,10 +231,10 @@ fn run_guest(
     shutdown: &Arc<Shutdown>,
     guard: &Guard,
 ) -> Result<(Facts, Remains)> {
-    let Host { files, devices, console, input, parent } = host;
-    let printed = console.printed();
+    let Host { files, ram, devices, console, judge, input, parent } = host;
     let kvm = kvm::open()?;
-    let machine = Machine::new(kvm, plan, files, devices, console, shutdown).context("Cannot build the machine")?;
+    let context = "Cannot build the machine";
+    let machine = Machine::new(kvm, plan, files, ram.context(context)?, devices, console, shutdown).context(context)?;
     log::debug!("Booting {} with `{}`", plan.kernel.format.name(), plan.cmdline);
 
     // The user's terminal is the guest's until that has ended.
@@ -210,16 +242,7 @@ fn run_guest(
         Some(input) if input.is_stdin() => Terminal::open().context("Cannot set the terminal to raw mode")?,
         _ => None,
     };
-    Ok(machine.run(limits, ConsoleState { printed, input, terminal }, parent, shutdown, guard)?)
-}
-
-/// How it ended, where the status alone says too little.
-fn message(facts: &Facts, until: Option<&str>) -> Option<String> {
-    let until = until.filter(|_| matches!(facts.outcome, Outcome::PowerOff | Outcome::Reset));
-    facts.outcome.message().or_else(|| {
-        let text = format!("The guest ended by itself before its console matched `{}`", until?);
-        Some(output::one_line(text))
-    })
+    Ok(machine.run(limits, ConsoleState { judge, input, terminal }, parent, shutdown, guard)?)
 }
 
 /// Prints what a run would be.

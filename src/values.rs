@@ -1,7 +1,7 @@
 //! Values of options, as people write them on a command line.
 
 use carpel_arch::Topology;
-use carpel_arch::map::{Arch, Boot};
+use carpel_arch::map::{Arch, Boot, ShmRequest};
 use carpel_devices::units;
 
 /// Bare numbers below it are too little for a guest as bytes, and up to 512 GiB as the MiB that other monitors take them
@@ -83,6 +83,14 @@ pub fn gic(version: &str) -> Result<u8, &'static str> {
         _ => Err("The versions are 2 and 3"),
     }
 }
+
+/// Parses `NAME=SIZE`: a region of shared memory. Which names and sizes there are is the map's to say.
+pub fn shm(text: &str) -> Result<ShmRequest, String> {
+    let (name, size) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or(SHM_HINT)?;
+    Ok(ShmRequest { name: name.to_owned(), size: units::size(size)? })
+}
+
+const SHM_HINT: &str = "A region of shared memory is NAME=SIZE, such as cache=1G";
 
 /// Parses a number of address bits. Which numbers there are is the map's to say.
 pub fn phys_bits(bits: &str) -> Result<u8, &'static str> {

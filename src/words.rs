@@ -44,8 +44,8 @@ const OPTIONS: &[Words] = &[
         "a guest has little more than it is given; leave it out",
     ),
     (
-        &["-mem-path", "-mem-prealloc", "--hugepages", "--hugetlbfs", "--shared-memory"],
-        "huge pages and shared memory are not built yet",
+        &["-mem-path", "-mem-prealloc", "--hugetlbfs"],
+        "`--hugepages` backs the guest's memory by huge pages, `--shared-memory` by a memfd",
     ),
     (&["-rtc"], "the guest's clock is the host's, in UTC; leave it out"),
     (&["-gdb", "-s", "-S"], "there is no gdb server; `--dump-map-on-exit` prints what a guest had mapped"),

@@ -118,6 +118,12 @@ fn options_win_and_lists_are_appended() {
     assert_eq!(with("-m 2G")["mem"], 2_u64 << 30);
     assert_eq!(with("-c 2")["cpus"]["count"], 2);
     assert_eq!(with("--console null")["run"]["console"], "null");
+    fs::write(scratch.path().join("short.json"), r#"{"kernel": "bzImage"}"#).unwrap();
+    for option in ["hugepages", "shared-memory"] {
+        let config =
+            |more: &str| dry_run(scratch.path(), &format!("--config short.json {more}"))["config"][option].clone();
+        assert_eq!((config(""), config(&format!("--{option}"))), (false.into(), true.into()));
+    }
     assert_eq!(with("-a x")["append"], serde_json::json!(["quiet", "loglevel=4", "x"]));
     let count = file["devices"].as_array().unwrap().len();
     assert_eq!(with("--disk other.img")["devices"].as_array().unwrap().len(), count + 1);
@@ -177,7 +183,7 @@ fn what_is_wrong_with_a_file_is_told_by_key_and_line() {
         }
     }
     assert!(error(b"{\"kernel\": \"\xFF\"}").contains("line 1"));
-    assert_eq!(error(&[b' '; (1 << 20) + 1]), "It is larger than 1048576 bytes");
+    assert_eq!(error(" ".repeat((1 << 20) + 1).as_bytes()), "It is larger than 1048576 bytes");
     fs::remove_file(&path).unwrap();
     let missing = carpel(scratch.path(), "--config guest.json --dry-run").unwrap_err();
     assert!(missing.starts_with("Cannot read the configuration guest.json: No such file"), "{missing}");

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use carpel_arch::map::{Boot, Gic, Inputs, KernelExtent, Layout};
+use carpel_arch::map::{Boot, Gic, Inputs, KernelExtent, Layout, ShmRequest};
 use carpel_arch::{Arch, LAYOUTS, resolve};
 use serde_json::{Value, json};
 
@@ -72,7 +72,7 @@ fn golden_maps_by_boot() {
                     ("pvh", Inputs { boot: Boot::Pvh, ..elf }),
                     ("multiboot", Inputs { boot: Boot::Multiboot, initrd: 0, ..kernel(microkernel) }),
                     ("firmware", firmware(256 * KIB)),
-                    ("shm", Inputs { shm: 256 * MIB, mem: 6 * GIB, ..plain }),
+                    ("shm", Inputs { shm: vec![shm("shm", 256 * MIB)], mem: 6 * GIB, ..plain }),
                 ]
             }
             Arch::Aarch64 => vec![
@@ -81,17 +81,63 @@ fn golden_maps_by_boot() {
                 ("image-too-small", Inputs { mem: 64 * MIB, initrd_limit: u64::MAX, ..kernel(ARM64_IMAGE) }),
                 ("flat", Inputs { initrd: 0, ..kernel(KernelExtent::Flat { size: 300 * KIB }) }),
                 ("firmware", firmware(2 * MIB)),
-                ("shm", Inputs { shm: 256 * MIB, mem: 6 * GIB, ..plain }),
+                ("shm", Inputs { shm: vec![shm("shm", 256 * MIB)], mem: 6 * GIB, ..plain }),
             ],
             Arch::Riscv64 => vec![
                 ("image", Inputs { initrd_limit: u64::MAX, ..kernel(RISCV_IMAGE) }),
                 ("image-too-small", Inputs { mem: 64 * MIB, initrd_limit: u64::MAX, ..kernel(RISCV_IMAGE) }),
-                ("shm", Inputs { shm: 256 * MIB, mem: 6 * GIB, ..plain }),
+                ("shm", Inputs { shm: vec![shm("shm", 256 * MIB)], mem: 6 * GIB, ..plain }),
                 ("flat", Inputs { initrd: 0, ..kernel(KernelExtent::Flat { size: 300 * KIB }) }),
             ],
         };
         for (name, inputs) in cases {
             golden(layout, name, &inputs);
+        }
+    }
+}
+
+fn shm(name: &str, size: u64) -> ShmRequest {
+    ShmRequest { name: name.to_owned(), size }
+}
+
+/// One region of shared memory behind the other, with names of their own, below and above 4 GiB.
+#[test]
+fn golden_maps_with_shared_memory() {
+    for layout in LAYOUTS {
+        for (name, mem) in [("shm-256M", "256M"), ("shm-6G", "6G")] {
+            let options = ["-m", mem, "--shm", "cache=1G", "--shm", "gpu.0=4K", "--shm", "shm=1536M"];
+            let output = carpel_map(layout, &options);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            compare(&golden_path(layout, name), &String::from_utf8_lossy(&output.stdout));
+        }
+    }
+}
+
+#[test]
+fn shared_memory_ends_at_the_last_address_and_not_behind_it() {
+    for layout in LAYOUTS {
+        let limit = 1_u64 << 38;
+        let map = resolve(layout, &Inputs { phys_bits: 38, ..Inputs::new(layout.arch, 5 * GIB) }).expect("5 GiB fit");
+        let end = map.ram().last().expect("there is RAM").end.next_multiple_of(GIB);
+        // Behind RAM, aarch64 `crosvm` has a region of devices.
+        let start = if (layout.arch, layout.name) == (Arch::Aarch64, "crosvm") { end + GIB } else { end };
+        for (more, fits) in [(0, true), (4 * KIB, false)] {
+            let first = format!("first={}", limit - start - GIB);
+            let second = format!("second={}", GIB + more);
+            let options = ["-m", "5G", "--phys-bits", "38", "--shm", &first, "--shm", &second, "--format", "json"];
+            let output = carpel_map(layout, &options);
+            assert_eq!(output.status.code(), Some(if fits { 0 } else { 2 }), "{layout:?}");
+            if fits {
+                let printed: Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON");
+                let regions = printed["regions"].as_array().expect("regions are a list");
+                let second = json!({"name": "second", "start": limit - GIB, "end": limit, "kind": "shm"});
+                assert_eq!(regions.last(), Some(&second));
+            } else {
+                let expected = "carpel: Cannot lay out the `NAME` map: `second` of 1048580 KiB would end at \
+                                0x40_0000_1000, beyond the limit of 38 guest physical address bits (0x40_0000_0000)\n";
+                let expected = expected.replace("NAME", layout.name);
+                assert_eq!(String::from_utf8_lossy(&output.stderr), expected);
+            }
         }
     }
 }
@@ -140,6 +186,17 @@ fn a_map_that_does_not_resolve_is_one_line_and_status_2() {
         (&["--phys-bits", "64"], "64 guest physical address bits are not in the range of 32 to 52"),
         (&["-c", "0"], "0 vCPUs are not in the range of 1 to 64"),
         (&["-c", "10000"], "10000 vCPUs are not in the range of 1 to 64"),
+        (&["--shm", "a=0"], "Shared memory `a` of 0 bytes is not a positive multiple of 4096 bytes"),
+        (&["--shm", "a=1K"], "Shared memory `a` of 1024 bytes is not a positive multiple of 4096 bytes"),
+        (&["--shm", "a=16383P"], "A size is a number with K, M, G or T behind it"),
+        (&["--shm", "a=18446744073709547520"], "beyond the limit of 46 guest physical address bits"),
+        (&["--shm", "a=100T"], "`a` of 100 TiB would end at 0x6401_0000_0000, beyond the limit of 46 guest physical"),
+        (&["--shm", "a"], "NAME=SIZE, such as cache=1G"),
+        (&["--shm", "=1G"], "NAME=SIZE, such as cache=1G"),
+        (&["--shm", "a b=1G"], "cannot be called `a b`: a name is 1 to 64 letters, digits"),
+        (&["--shm", "a=4K", "--shm", "a=8K"], "cannot be called `a`: the `krun` map has that name already"),
+        (&["--shm", "low_ram=4K"], "cannot be called `low_ram`: the `krun` map has that name already"),
+        (&["--shm", "kernel=4K"], "cannot be called `kernel`: the `krun` map has that name already"),
     ] {
         let output = carpel_map(krun, options);
         let stderr = String::from_utf8_lossy(&output.stderr);

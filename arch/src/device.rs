@@ -7,21 +7,9 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::aarch64::devices::{self as arm, ArmDevice};
+use crate::board::Board;
 use crate::map::{Address, Boot, MemoryMap, MissingRow, RowName};
 use crate::x86_64::devices::{self as pc, PcDevice};
-
-/// The machine that a layout is the map of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Board {
-    /// A PC.
-    Pc,
-    /// The Arm machine of crosvm.
-    ArmCrosvm,
-    /// QEMU's `virt` machine for Arm.
-    ArmVirt,
-    /// QEMU's `virt` machine for RISC-V.
-    RiscvVirt,
-}
 
 impl Board {
     /// The devices that it comes with.

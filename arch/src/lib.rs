@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod aarch64;
+mod board;
 pub mod device;
 pub mod map;
 mod resolve;
@@ -13,8 +14,11 @@ mod topology;
 mod virtual_map;
 pub mod x86_64;
 
-pub use device::{Board, Device, DeviceKind, Place};
-pub use map::{Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap, MissingRow, RowName};
+pub use board::Board;
+pub use device::{Device, DeviceKind, Place};
+pub use map::{
+    Arch, Boot, Extent, Gic, Inputs, KernelExtent, Kind, Layout, MemoryMap, MissingRow, RowName, ShmRequest,
+};
 pub use resolve::{MapError, resolve};
 pub use topology::{Topology, TopologyError};
 pub use virtual_map::VirtualMapRegisters;

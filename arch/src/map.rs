@@ -11,13 +11,14 @@ mod table;
 use std::fmt;
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct as _;
+use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
-use crate::device::Board;
+use crate::board::Board;
 
 pub use display::{Address, Bytes};
-pub use inputs::{Boot, Gic, Inputs, KernelExtent};
+pub use inputs::{Boot, Gic, Inputs, KernelExtent, ShmRequest};
 pub use name::RowName;
 pub use table::{Base, Layout, Row, Size, When};
 
@@ -113,10 +114,12 @@ impl Kind {
 }
 
 /// A named range of a resolved map.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// The row's name.
     pub name: RowName,
+    /// The name that it was asked for by, where its row makes a region for each that is asked for.
+    pub given_name: Option<String>,
     /// First guest physical address.
     pub start: u64,
     /// End, exclusive.
@@ -124,11 +127,15 @@ pub struct Extent {
     /// What stands behind it.
     pub kind: Kind,
     /// Withheld from the guest's usable memory although it lies in RAM.
-    #[serde(skip)]
     pub reserved: bool,
 }
 
 impl Extent {
+    /// The name that is printed.
+    pub fn label(&self) -> &str {
+        self.given_name.as_deref().unwrap_or(self.name.name())
+    }
+
     /// Size in bytes.
     pub const fn size(&self) -> u64 {
         self.end - self.start
@@ -147,6 +154,18 @@ impl Extent {
     /// Whether `other` lies inside.
     pub const fn contains(&self, other: &Self) -> bool {
         self.start <= other.start && other.end <= self.end
+    }
+}
+
+/// As `carpel map --format json` has it.
+impl Serialize for Extent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("Extent", 4)?;
+        object.serialize_field("name", self.label())?;
+        object.serialize_field("start", &self.start)?;
+        object.serialize_field("end", &self.end)?;
+        object.serialize_field("kind", &self.kind)?;
+        object.end()
     }
 }
 
@@ -208,6 +227,11 @@ impl MemoryMap {
     /// The regions of guest RAM.
     pub fn ram(&self) -> impl Iterator<Item = &Extent> {
         self.regions.iter().filter(|region| region.kind == Kind::Ram)
+    }
+
+    /// The regions that devices share with the guest, in the order in which they were asked for.
+    pub fn shm(&self) -> impl Iterator<Item = &Extent> {
+        self.regions.iter().filter(|region| region.kind == Kind::Shm)
     }
 
     /// RAM as KVM memory slots: neighbouring regions become one.

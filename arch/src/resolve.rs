@@ -4,7 +4,9 @@ mod error;
 
 use std::ops::Range;
 
-use crate::map::{Base, Extent, Inputs, KernelExtent, Kind, Layout, MemoryMap, PAGE_SIZE, Row, RowName, Size, When};
+use crate::map::{
+    Base, Extent, Inputs, KernelExtent, Kind, Layout, MemoryMap, PAGE_SIZE, Row, RowName, ShmRequest, Size, When,
+};
 
 pub use error::MapError;
 
@@ -68,6 +70,24 @@ fn check(layout: &Layout, inputs: &Inputs) -> Result<(), MapError> {
     if inputs.mem == 0 || !inputs.mem.is_multiple_of(PAGE_SIZE) {
         return Err(MapError::Granularity { mem: inputs.mem });
     }
+    check_shm(layout, &inputs.shm)
+}
+
+/// Regions of shared memory are whole pages, and a name means one thing in a map.
+fn check_shm(layout: &Layout, requests: &[ShmRequest]) -> Result<(), MapError> {
+    for (index, ShmRequest { name, size }) in requests.iter().enumerate() {
+        let is_row = layout.rows.iter().any(|row| row.kind != Kind::Shm && row.name.name() == name);
+        let is_taken = is_row || requests[..index].iter().any(|other| other.name == *name);
+        if !ShmRequest::is_name(name) {
+            return Err(MapError::ShmName { name: name.clone() });
+        }
+        if is_taken {
+            return Err(MapError::ShmNameTaken { name: name.clone(), layout: layout.name });
+        }
+        if *size == 0 || !size.is_multiple_of(PAGE_SIZE) {
+            return Err(MapError::ShmSize { name: name.clone(), size: *size });
+        }
+    }
     Ok(())
 }
 
@@ -98,8 +118,12 @@ struct Placer<'a> {
 
 impl Placer<'_> {
     fn place(&mut self, row: &Row) -> Result<(), MapError> {
+        if matches!(row.size, Size::Shm) {
+            return self.inputs.shm.iter().try_for_each(|request| self.place_shm(row, request));
+        }
         let Some(Range { start, end }) = self.range(row)? else { return Ok(()) };
-        let mut extent = Extent { name: row.name, start, end, kind: row.kind, reserved: row.reserved };
+        let (name, kind, reserved) = (row.name, row.kind, row.reserved);
+        let mut extent = Extent { name, given_name: None, start, end, kind, reserved };
         match row.kind {
             Kind::Claim => {
                 let holds = |region: &Extent| row.within.is_empty() || row.within.contains(&region.name);
@@ -116,7 +140,7 @@ impl Placer<'_> {
                 self.map.claims.push(extent);
                 return Ok(());
             }
-            Kind::Ram | Kind::Shm if end > self.limit() => return Err(self.beyond(row, end - start, end)),
+            Kind::Ram if end > self.limit() => return Err(self.beyond(row.name.name(), end - start, end)),
             // What nobody can address needs no device behind it: RAM may end at the limit.
             _ => extent.end = end.min(self.limit()),
         }
@@ -126,6 +150,23 @@ impl Placer<'_> {
         if start < extent.end {
             self.map.regions.push(extent);
         }
+        Ok(())
+    }
+
+    /// Places a region of shared memory behind those that the row has so far.
+    fn place_shm(&mut self, row: &Row, request: &ShmRequest) -> Result<(), MapError> {
+        let ShmRequest { name, size } = request;
+        let first = self.start(row, *size, u64::MAX)?;
+        let range = first.max(self.end_of(&[row.name])).checked_next_multiple_of(row.align).and_then(|start| {
+            let end = start.checked_add(*size)?;
+            Some(start..end)
+        });
+        let Range { start, end } = range.ok_or_else(|| self.beyond(name, *size, u64::MAX))?;
+        if end > self.limit() {
+            return Err(self.beyond(name, *size, end));
+        }
+        let given_name = Some(name.clone());
+        self.map.regions.push(Extent { name: row.name, given_name, start, end, kind: row.kind, reserved: false });
         Ok(())
     }
 
@@ -143,7 +184,8 @@ impl Placer<'_> {
             Size::Initrd => inputs.initrd,
             Size::Firmware => inputs.firmware,
             Size::FirmwareTail { max } => inputs.firmware.min(max),
-            Size::Shm => inputs.shm,
+            // Placed one by one.
+            Size::Shm => 0,
             Size::ToLimit => self.limit().saturating_sub(self.start(row, 0, u64::MAX)?),
         };
         if size == 0 {
@@ -151,7 +193,7 @@ impl Placer<'_> {
         }
         let top = if matches!(row.size, Size::Initrd) { inputs.initrd_limit } else { u64::MAX };
         let start = self.start(row, size, top)?;
-        let end = start.checked_add(size).ok_or_else(|| self.beyond(row, size, u64::MAX))?;
+        let end = start.checked_add(size).ok_or_else(|| self.beyond(row.name.name(), size, u64::MAX))?;
         if end > top {
             return Err(no_room(row, size, "it would end above the address that the kernel allows", Some(top)));
         }
@@ -168,7 +210,7 @@ impl Placer<'_> {
                 .end_of(rows)
                 .max(floor)
                 .checked_next_multiple_of(row.align)
-                .ok_or_else(|| self.beyond(row, size, u64::MAX)),
+                .ok_or_else(|| self.beyond(row.name.name(), size, u64::MAX)),
             Base::TopOf { row: outer, above } => {
                 let outer_end = self.map.need_region(outer)?.end;
                 let start = outer_end.min(top).checked_sub(size).map(|start| start / row.align * row.align);
@@ -192,8 +234,8 @@ impl Placer<'_> {
         1 << self.inputs.phys_bits
     }
 
-    fn beyond(&self, row: &Row, size: u64, end: u64) -> MapError {
-        MapError::AddressLimit { name: row.name, size, end, phys_bits: self.inputs.phys_bits }
+    fn beyond(&self, name: &str, size: u64, end: u64) -> MapError {
+        MapError::AddressLimit { name: name.to_owned(), size, end, phys_bits: self.inputs.phys_bits }
     }
 }
 

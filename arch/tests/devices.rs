@@ -1,8 +1,8 @@
 //! The tables of devices: what each machine comes with, and that nothing in them meets.
 
-use carpel_arch::device::{Board, Device, Place, place};
+use carpel_arch::device::{Device, Place, place};
 use carpel_arch::map::Boot;
-use carpel_arch::{Arch, Gic, Inputs, LAYOUTS, Layout, MemoryMap, MissingRow, RowName, resolve};
+use carpel_arch::{Arch, Board, Gic, Inputs, LAYOUTS, Layout, MemoryMap, MissingRow, RowName, resolve};
 
 /// Each way to be started that the layout's machine offers.
 fn maps(layout: &Layout) -> Vec<(Boot, MemoryMap)> {

@@ -3,7 +3,7 @@
 use carpel_arch::map::PAGE_SIZE;
 use carpel_arch::x86_64::maps::e820;
 use carpel_arch::{
-    Arch, Boot, Extent, Gic, Inputs, KernelExtent, LAYOUTS, Layout, MapError, MemoryMap, RowName, resolve,
+    Arch, Boot, Extent, Gic, Inputs, KernelExtent, LAYOUTS, Layout, MapError, MemoryMap, RowName, ShmRequest, resolve,
 };
 use proptest::prelude::*;
 
@@ -59,6 +59,15 @@ fn kernel(number: fn() -> BoxedStrategy<u64>) -> impl Strategy<Value = Option<Ke
     ]
 }
 
+/// Up to three regions of shared memory, mostly of whole pages.
+fn shm(number: fn() -> BoxedStrategy<u64>) -> impl Strategy<Value = Vec<ShmRequest>> {
+    let size = prop_oneof![1 => number(), 7 => number().prop_map(|size| size / PAGE_SIZE * PAGE_SIZE)];
+    proptest::collection::vec(size, 0..=3).prop_map(|sizes| {
+        let request = |(index, size)| ShmRequest { name: format!("shm{index}"), size };
+        sizes.into_iter().enumerate().map(request).collect()
+    })
+}
+
 /// Configurations made of such numbers.
 fn configuration(number: fn() -> BoxedStrategy<u64>) -> impl Strategy<Value = (&'static Layout, Inputs)> {
     let boot = proptest::sample::select(vec![Boot::Linux, Boot::Pvh, Boot::Multiboot, Boot::Firmware]);
@@ -67,7 +76,7 @@ fn configuration(number: fn() -> BoxedStrategy<u64>) -> impl Strategy<Value = (&
     let vcpus = prop_oneof![16 => 1..=8_u32, 1 => 0..600_u32, 1 => any::<u32>()];
     let initrd_limit = prop_oneof![Just(u64::MAX), Just(0x8000_0000), number()];
     let optional = move || prop_oneof![Just(0), number()];
-    let sizes = (number(), optional(), initrd_limit, optional(), optional());
+    let sizes = (number(), optional(), initrd_limit, optional(), shm(number));
     (proptest::sample::select(LAYOUTS.to_vec()), boot, gic, phys_bits, vcpus, kernel(number), sizes).prop_map(
         |(layout, boot, gic, phys_bits, vcpus, kernel, (mem, initrd, initrd_limit, firmware, shm))| {
             (layout, Inputs { mem, vcpus, phys_bits, boot, kernel, initrd, initrd_limit, firmware, shm, gic })
@@ -93,7 +102,12 @@ fn sorted_and_disjoint(extents: &[Extent]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, max_local_rejects: 100_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 500,
+        max_local_rejects: 100_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn regions_and_claims_are_sorted_disjoint_and_nested((_, inputs, map) in resolved()) {
@@ -112,7 +126,11 @@ proptest! {
         let slots = map.slots();
         prop_assert_eq!(slots.iter().map(|slot| slot.end - slot.start).sum::<u64>(), inputs.mem);
         prop_assert!(slots.windows(2).all(|pair| pair[0].end < pair[1].start));
-        prop_assert_eq!(map.region(RowName::Shm).map_or(0, Extent::size), inputs.shm);
+        let shm: Vec<_> = map.shm().map(|region| (region.label(), region.size())).collect();
+        let asked: Vec<_> = inputs.shm.iter().map(|request| (request.name.as_str(), request.size)).collect();
+        prop_assert_eq!(shm, asked);
+        let last_ram = map.ram().last().expect("there is RAM").end;
+        prop_assert!(map.shm().all(|region| region.start >= last_ram && region.start.is_multiple_of(GIB)), "{map}");
         let carve_outs = [
             RowName::IoApic,
             RowName::Hpet,
@@ -146,7 +164,8 @@ proptest! {
         prop_assert!(windows.peek().is_some());
         for window in windows {
             prop_assert!(region.start <= window.start && window.end <= region.end);
-            prop_assert!(window.start.is_multiple_of(layout.window_size) && window.end - window.start == layout.window_size);
+            prop_assert!(window.start.is_multiple_of(layout.window_size));
+            prop_assert!(window.end - window.start == layout.window_size);
             prop_assert!(map.claims.iter().all(|claim| claim.end <= window.start || window.end <= claim.start));
         }
     }
@@ -159,7 +178,8 @@ proptest! {
         let entries = e820(&map);
         prop_assert!(entries.windows(2).all(|pair| pair[0].end <= pair[1].start), "{entries:?}");
         for entry in &entries {
-            prop_assert!(map.ram().any(|ram| ram.start <= entry.start && entry.start < entry.end && entry.end <= ram.end));
+            prop_assert!(entry.start < entry.end);
+            prop_assert!(map.ram().any(|ram| ram.start <= entry.start && entry.end <= ram.end));
             prop_assert!(!entry.usable || entry.end <= 0x9_FC00 || entry.start >= 0x10_0000);
         }
         let usable: u64 = entries.iter().filter(|entry| entry.usable).map(|entry| entry.end - entry.start).sum();

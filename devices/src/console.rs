@@ -1,6 +1,7 @@
 //! What serial ports have in common towards the monitor: a console's input and output.
 
 use crate::bus::BusDevice;
+use crate::endpoint;
 use std::io::{self, Write};
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -23,8 +24,17 @@ pub trait ConsolePort: BusDevice {
 
 /// Where a console's output goes, for a thread that must not wait.
 pub trait ConsoleOutput: Send {
-    /// Takes as many of the bytes as it can at once, which may be none.
+    /// Takes as many of the bytes as it can at once, which may be none. No bytes tell it that there is nothing more to take now.
     fn offer(&mut self, bytes: &[u8]) -> usize;
+}
+
+/// Where the ports of a console device print to.
+pub trait Consoles {
+    /// The guest's console.
+    fn console(&self) -> Box<dyn ConsoleOutput>;
+
+    /// Another console of this name, whose other end is `output`.
+    fn further(&self, name: &str, output: endpoint::Output) -> Box<dyn ConsoleOutput>;
 }
 
 /// When a port takes input: what reaches the FIFO before the guest listens is lost, for drivers empty the receiver when

@@ -16,6 +16,7 @@ pub mod event;
 mod host_socket;
 pub mod interrupt;
 pub mod key_values;
+pub mod leftover;
 pub mod legacy;
 pub mod registry;
 pub mod thread;

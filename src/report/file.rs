@@ -3,10 +3,11 @@
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use carpel_devices::endpoint;
+use carpel_devices::leftover::Leftover;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::{Builder, NamedTempFile};
 
@@ -71,13 +72,16 @@ impl Destination {
         match self {
             Self::Stream(file) => write_stream(&file, text.as_bytes()),
             Self::Beside { path, old, kept } => {
-                let mut file = new_file(&path)?;
+                let (mut file, leftover) = new_file(&path)?;
                 file.write_all(text.as_bytes())?;
                 if let Some(old) = old {
                     keep_permissions(file.as_file(), &old);
                 }
                 sync(file.as_file())?;
                 file.persist(&path).map_err(|error| error.error)?;
+                if let Some(leftover) = leftover {
+                    leftover.keep();
+                }
                 drop(kept);
                 Ok(())
             }
@@ -85,9 +89,17 @@ impl Destination {
     }
 }
 
-fn new_file(path: &Path) -> io::Result<NamedTempFile> {
-    let mut builder = Builder::new();
-    builder.prefix(TEMPORARY).permissions(Permissions::from_mode(NEW_FILE)).tempfile_in(parent(path))
+/// A file beside the path that goes with the process, however that ends, unless it is kept.
+fn new_file(path: &Path) -> io::Result<(NamedTempFile<File>, Option<Leftover>)> {
+    let mut leftover = None;
+    let file = Builder::new().prefix(TEMPORARY).make_in(parent(path), |path| {
+        let mut options = File::options();
+        let make = || options.write(true).create_new(true).mode(NEW_FILE).open(path);
+        let (file, left) = Leftover::create(path, make)?;
+        leftover = Some(left);
+        Ok(file)
+    })?;
+    Ok((file, leftover))
 }
 
 /// Whether it can be a report: an image that nobody named, such as one that a disk is based on, stays until it is known

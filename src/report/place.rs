@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use carpel_devices::endpoint::Target;
-use carpel_devices::virtio::VirtioConfig;
+use carpel_devices::virtio::config::VirtioConfig;
 use carpel_vmm::config::Config;
 use nix::errno::Errno;
 use nix::sys::stat::major;

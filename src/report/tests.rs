@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use carpel_testbed::payload;
+use carpel_vmm::loader::Files;
 use carpel_vmm::outcome::{Match, MatchOption, Outcome};
-use carpel_vmm::plan::{Files, HostFacts};
+use carpel_vmm::plan::HostFacts;
 use carpel_vmm::threads::ExitCounts;
 use clap::Parser as _;
 use serde_json::Value;
@@ -49,11 +50,13 @@ fn reports(outcome: Outcome, matched: Option<Match>, console: &[u8]) -> (Suite, 
 #[test]
 fn outcomes_are_passes_failures_or_errors() {
     let reason = || "reason".to_owned();
+    let found = || Match { option: MatchOption::FailOn, pattern: "x".into(), port: "ttyS0".into(), line: "x".into() };
     for (outcome, element) in [
         (Outcome::PowerOff, None),
         (Outcome::Reset, None),
         (Outcome::Until, None),
-        (Outcome::FailOn(reason()), Some("failure")),
+        (Outcome::FailOn(found()), Some("failure")),
+        (Outcome::UntilMissed(reason()), Some("failure")),
         (Outcome::Panicked, Some("failure")),
         (Outcome::Died(reason()), Some("failure")),
         (Outcome::Unresponsive(reason()), Some("failure")),
@@ -103,7 +106,7 @@ fn a_match_is_told_with_all_that_followed_it() {
         line: "BUG: \"null\"".into(),
     };
     let console = format!("{}BUG: \"null\"\r\n  trace\r\n---[ end\r\n", "before\r\n".repeat(10));
-    let outcome = Outcome::FailOn(matched.line.clone());
+    let outcome = Outcome::FailOn(matched.clone());
     let (junit, json) = reports(outcome, Some(matched), console.as_bytes());
     assert!(junit.text.ends_with("\n\nBUG: \"null\"\n  trace\n---[ end"), "{}", junit.text);
     assert!(!junit.text.contains("before"), "{}", junit.text);

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -64,6 +64,45 @@ fn one_image_has_one_writer() {
     first.signal(Signal::SIGTERM);
     first.finish().expect_status(143);
     run("hello", &["--disk", &disk]).expect_status(0);
+}
+
+/// A loop device; it goes when this does.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    /// Over this file, read-only.
+    fn read_only(path: &Path) -> Self {
+        let output = losetup(&["--read-only", "--find", "--show", path.to_str().unwrap()]);
+        Self(String::from_utf8(output).unwrap().trim_end().to_owned())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        losetup(&["--detach", &self.0]);
+    }
+}
+
+/// What only root may do.
+fn losetup(args: &[&str]) -> Vec<u8> {
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let how: &[&str] = if is_root { &["losetup"] } else { &["sudo", "-n", "losetup"] };
+    let output = Command::new(how[0]).args(&how[1..]).args(args).output().unwrap();
+    assert!(output.status.success(), "This test needs a loop device, which `losetup` makes: {output:?}");
+    output.stdout
+}
+
+/// Opening one for writing succeeds, and every write fails.
+#[test]
+fn a_read_only_block_device_is_refused_like_a_read_only_file() {
+    let (_scratch, path) = disk();
+    let device = LoopDevice::read_only(&path);
+    let outcome = run("hello", &["--disk", &device.0]).expect_status(2);
+    let says = format!("Cannot open {} for writing (`ro` takes it read-only): read-only filesystem", device.0);
+    assert!(outcome.stderr.contains(&says), "{outcome:#?}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:#?}");
+    run("hello", &["--disk", &disk_option(Path::new(&device.0), ",ro")]).expect_status(0);
+    run("hello", &["--disk", &disk_option(Path::new(&device.0), ",ephemeral")]).expect_status(0);
 }
 
 #[test]

@@ -55,8 +55,10 @@ fn e820_agrees_with_the_map() {
 fn memory_is_zero_and_there_to_its_last_word() {
     for layout in LAYOUTS {
         for (mem, edges) in [("64M", 1), ("3G", 1), ("6G", 3)] {
-            let outcome = run("memory", &["--layout", layout, "-m", mem]).expect_status(0);
-            assert_eq!(outcome.values("edge").count(), edges, "{layout} {mem}: {outcome:#?}");
+            for shared in [&[][..], &["--shared-memory"]] {
+                let outcome = run("memory", &[&["--layout", layout, "-m", mem], shared].concat()).expect_status(0);
+                assert_eq!(outcome.values("edge").count(), edges, "{layout} {mem} {shared:?}: {outcome:#?}");
+            }
         }
     }
 }

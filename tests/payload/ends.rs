@@ -78,6 +78,7 @@ fn an_idle_or_busy_guest_is_left_alone_until_the_timeout() {
         assert!(outcome.elapsed >= Duration::from_millis(1500), "{outcome:#?}");
         assert!(outcome.elapsed < Duration::from_secs(10), "{outcome:#?}");
         assert_eq!(outcome.stdout, "ending\n");
+        assert_eq!(outcome.stderr, "carpel: The guest ran longer than --timeout\n");
     }
 }
 

@@ -147,6 +147,21 @@ fn after_a_flood_the_guest_still_answers() {
 }
 
 #[test]
+fn a_tap_that_is_down_is_told() {
+    if !inside("a_tap_that_is_down_is_told") {
+        return;
+    }
+    shell("ip tuntap add dev tap7 mode tap");
+    let outcome = run("hello", &["--net", "tap=tap7"]).expect_status(0);
+    let says = "The tap `tap7` is down: no frame passes before, as root, `ip link set tap7 up`\n";
+    assert!(outcome.stderr.lines().count() == 1 && outcome.stderr.ends_with(says), "{outcome:#?}");
+    shell("ip link set tap7 up");
+    assert_eq!(run("hello", &["--net", "tap=tap7"]).expect_status(0).stderr, "");
+    // One that carpel makes is up.
+    assert_eq!(run("hello", &["--net", "tap=tap8"]).expect_status(0).stderr, "");
+}
+
+#[test]
 fn a_tap_that_cannot_be_had_is_one_line_with_the_remedy() {
     if !inside("a_tap_that_cannot_be_had_is_one_line_with_the_remedy") {
         return;
@@ -156,7 +171,8 @@ fn a_tap_that_cannot_be_had_is_one_line_with_the_remedy() {
         assert!(outcome.stderr.lines().count() == 1 && outcome.stderr.contains(text), "{outcome:#?}");
     };
     shell(
-        "ip tuntap add dev single mode tap; ip tuntap add dev several mode tap multi_queue; ip tuntap add dev tun0 mode tun",
+        "ip tuntap add dev single mode tap; ip tuntap add dev several mode tap multi_queue; \
+         ip tuntap add dev tun0 mode tun",
     );
     says("tap=lo", "`lo` is no tap for 1 queue(s)");
     says("tap=tun0", "`tun0` is no tap for 1 queue(s)");

@@ -13,6 +13,22 @@ fn the_entropy_device_answers_and_survives_what_drivers_do_wrong() {
     }
 }
 
+/// What carpel logs of a guest is for a reader, who must not drown in it.
+#[test]
+fn a_guest_causes_at_most_100_log_lines_a_second() {
+    const REFUSALS: u64 = 20_000;
+    let log = format!("log={REFUSALS}");
+    for level in ["-v", "-vv"] {
+        let outcome = run("rng", &["--announce", "cmdline", level, "-a", &log]).expect_status(0);
+        let seconds = outcome.elapsed.as_secs() + 2;
+        let printed = outcome.stderr.lines().count() as u64;
+        assert!(printed <= 100 * seconds, "{printed} lines in less than {seconds} seconds");
+        let told = outcome.stderr.lines().filter_map(|line| line.split_once("Log lines left out here: "));
+        let left_out: u64 = told.map(|(_, rest)| rest.split(' ').next().unwrap().parse::<u64>().unwrap()).sum();
+        assert!(printed + left_out >= REFUSALS, "{printed} printed, {left_out} counted");
+    }
+}
+
 #[test]
 fn every_interrupt_of_a_layout_serves_a_device() {
     let devices = ["--device", "rng"].repeat(15);

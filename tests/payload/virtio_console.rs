@@ -22,7 +22,7 @@ fn console(how: &str, args: &[&str]) -> Command {
 
 /// Connects to a socket that carpel is about to make.
 #[track_caller]
-fn connect(path: &Path) -> UnixStream {
+pub fn connect(path: &Path) -> UnixStream {
     let started = Instant::now();
     loop {
         match UnixStream::connect(path) {
@@ -189,8 +189,8 @@ fn a_port_of_its_own_reaches_a_file_or_a_socket() {
     let guest = Running::start(console("do=port", &["--device", &device]).stdin(Stdio::null()));
     let mut client = connect(&path);
     read_until(&mut client, "ready\n");
-    client.write_all(b"question\n").unwrap();
-    read_until(&mut client, "question\n");
+    client.write_all(b"what?\n").unwrap();
+    read_until(&mut client, "what?\n");
     client.write_all(b"q").unwrap();
     let outcome = guest.finish().expect_status(0);
     assert_eq!(outcome.stdout, "serial\nname org.example.agent\n\nbye\n");

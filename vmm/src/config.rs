@@ -7,7 +7,8 @@ use carpel_arch::map::{Arch, Boot, Layout};
 use carpel_arch::x86_64::cpu::CpuModel;
 use carpel_arch::{LAYOUTS, Topology};
 use carpel_devices::endpoint::Target;
-use carpel_devices::virtio::VirtioConfig;
+use carpel_devices::registry::{Key, Kind, Value};
+use carpel_devices::virtio::config::VirtioConfig;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -21,6 +22,10 @@ pub struct Config {
     pub layout: Option<String>,
     /// Guest memory in bytes.
     pub mem: u64,
+    /// Whether it is made of huge pages of the host's pool.
+    pub hugepages: bool,
+    /// Whether it is a memfd, which other processes can map.
+    pub shared_memory: bool,
     /// The vCPUs and their arrangement.
     pub cpus: Topology,
     /// What of the host's processor they show.
@@ -61,8 +66,8 @@ pub struct Limits {
     pub watchdog: Option<Duration>,
     /// Regular expression whose match on the console ends the run as a success.
     pub until: Option<String>,
-    /// Regular expression whose match on the console ends the run as a failure.
-    pub fail_on: Option<String>,
+    /// Regular expressions whose match on the console ends the run as a failure.
+    pub fail_on: Vec<String>,
     /// Whether the run ends when the process that started carpel ends.
     pub die_with_parent: Option<bool>,
     /// Where the run's facts are written.
@@ -83,6 +88,8 @@ impl Default for Config {
             arch: None,
             layout: None,
             mem: DEFAULT_MEM,
+            hugepages: false,
+            shared_memory: false,
             cpus: Topology { sockets: 1, cores: 1, threads: 1 },
             cpu: CpuModel::default(),
             firmware: None,
@@ -138,10 +145,14 @@ mod duration {
     use carpel_devices::units;
     use serde::{Deserialize as _, Deserializer, Serializer, de};
 
-    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-        match duration {
+    pub fn serialize<T, S>(duration: &T, serializer: S) -> Result<S::Ok, S::Error>
+    where
+        T: Copy + Into<Option<Duration>>,
+        S: Serializer,
+    {
+        match (*duration).into() {
             None => serializer.serialize_none(),
-            Some(duration) => serializer.serialize_str(&units::duration_text(*duration)),
+            Some(duration) => serializer.serialize_str(&units::duration_text(duration)),
         }
     }
 
@@ -195,3 +206,25 @@ impl IrqchipMode {
         matches!(self, Self::GicV2 | Self::GicV3)
     }
 }
+
+/// How `--device` chooses the interrupt controllers.
+pub static IRQCHIP: Kind = Kind {
+    name: "irqchip",
+    about: "The interrupt controllers",
+    keys: &[Key {
+        name: "mode",
+        about: "of a PC, split (IOAPIC in carpel, no PIC or PIT) or full (all in KVM, with PIC and PIT); on aarch64, \
+                gicv2 or gicv3, as by --gic",
+        value: Value::OneOf(&[
+            IrqchipMode::Split.name(),
+            IrqchipMode::Full.name(),
+            IrqchipMode::GicV2.name(),
+            IrqchipMode::GicV3.name(),
+        ]),
+        default: "split; gicv3 where the host has it",
+    }],
+    bare: None,
+    example: "--device irqchip,mode=full",
+    standard: false,
+    single: false,
+};

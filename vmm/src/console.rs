@@ -2,41 +2,83 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use carpel_devices::console::ConsoleOutput;
+use carpel_devices::console::{ConsoleOutput, Consoles};
 use carpel_devices::endpoint::Output;
 
 use crate::outcome::{Outcome, Shutdown};
-use crate::watch::Watch;
+use crate::watch::Judge;
 
 /// How long to wait for a full output before asking again whether the run has ended, in milliseconds.
 const FULL_WAIT: u16 = 100;
+/// So long may judging hold up the main thread at once: signals and timers wait for it.
+const TURN: Duration = Duration::from_millis(1);
+/// The least that is judged in a turn, in bytes, and the most.
+const TURN_BYTES: (usize, usize) = (16, 64 << 10);
 const SIGPIPE: u8 = 13;
 
-/// Where a console's bytes go. Each port of the guest's has a clone: they print to the same place, but lines are those of one
-/// port. A serial port writes in a vCPU's thread and may block it, which holds the guest back as a slow terminal would; the
-/// end of the run ends the wait. A virtio port is held back by what it is offered for.
+/// Where the guest's console goes, and who judges it. Its ports print to the same place, but lines are those of one port.
 #[derive(Clone)]
 pub struct Console {
     output: Output,
-    watch: Watch,
+    judge: Arc<Judge>,
     shutdown: Arc<Shutdown>,
-    printed: Arc<AtomicU64>,
+}
+
+/// A port of a console. A serial port writes in a vCPU's thread and may block it, which holds the guest back as a slow terminal
+/// would; the end of the run ends the wait. A virtio port is held back by what it is offered for.
+pub struct ConsolePort {
+    output: Output,
+    judge: Arc<Judge>,
+    shutdown: Arc<Shutdown>,
+    /// Its number with the judge.
+    number: usize,
+    /// Whether the run ends where nobody reads it any more, as a program does that writes to a closed pipe.
+    ends_run: bool,
     failed: bool,
+    /// Whether it was offered more than it took.
+    behind: bool,
+    /// How many bytes are judged in a turn.
+    turn: usize,
 }
 
 impl Console {
-    /// A console that is watched and goes to `output`.
-    pub fn new(output: Output, watch: Watch, shutdown: Arc<Shutdown>) -> Self {
-        Self { output, watch, shutdown, printed: Arc::default(), failed: false }
+    /// A console that is judged and goes to `output`.
+    pub fn new(output: Output, judge: Arc<Judge>, shutdown: Arc<Shutdown>) -> Self {
+        Self { output, judge, shutdown }
     }
 
-    /// How many bytes the guest has printed.
-    pub fn printed(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.printed)
+    /// A port of it by the name that Linux has for it.
+    pub fn port(&self, name: &str) -> ConsolePort {
+        self.make_port(name, self.output.clone(), true)
     }
 
+    fn make_port(&self, name: &str, output: Output, ends_run: bool) -> ConsolePort {
+        ConsolePort {
+            output,
+            judge: Arc::clone(&self.judge),
+            shutdown: Arc::clone(&self.shutdown),
+            number: self.judge.add(name),
+            ends_run,
+            failed: false,
+            behind: false,
+            turn: TURN_BYTES.1,
+        }
+    }
+}
+
+impl Consoles for Console {
+    fn console(&self) -> Box<dyn ConsoleOutput> {
+        Box::new(self.port("hvc0"))
+    }
+
+    fn further(&self, name: &str, output: Output) -> Box<dyn ConsoleOutput> {
+        Box::new(self.make_port(name, output, false))
+    }
+}
+
+impl ConsolePort {
     fn put(&self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() && !self.shutdown.ended() {
@@ -52,29 +94,17 @@ impl Console {
         }
         Ok(())
     }
-}
 
-impl Write for Console {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.printed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        let result = self.put(bytes);
-        // A match may end the run, and what matched should have been seen.
-        self.watch.feed(bytes);
-        result.map(|()| bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl ConsoleOutput for Console {
-    fn offer(&mut self, bytes: &[u8]) -> usize {
-        let taken = match self.output.try_write(bytes) {
+    /// Prints as many of the bytes as can be at once; what cannot be printed at all is lost.
+    fn try_put(&mut self, bytes: &[u8]) -> usize {
+        if bytes.is_empty() || self.judge.is_output_given_up() {
+            return bytes.len();
+        }
+        match self.output.try_write(bytes) {
             Ok(count) => count,
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => 0,
-                io::ErrorKind::BrokenPipe => {
+                io::ErrorKind::BrokenPipe if self.ends_run => {
                     self.shutdown.end(Outcome::Signal(SIGPIPE));
                     bytes.len()
                 }
@@ -86,9 +116,33 @@ impl ConsoleOutput for Console {
                     bytes.len()
                 }
             },
-        };
-        self.printed.fetch_add(taken as u64, Ordering::Relaxed);
-        self.watch.feed(&bytes[..taken]);
+        }
+    }
+}
+
+impl Write for ConsolePort {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = self.put(bytes);
+        // A match may end the run, and what matched should have been seen.
+        self.judge.feed(self.number, bytes);
+        result.map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl ConsoleOutput for ConsolePort {
+    fn offer(&mut self, bytes: &[u8]) -> usize {
+        let taken = self.try_put(&bytes[..bytes.len().min(self.turn)]);
+        let started = Instant::now();
+        self.judge.feed(self.number, &bytes[..taken]);
+        let (least, most) = TURN_BYTES;
+        self.turn =
+            if started.elapsed() > TURN { (self.turn.min(taken) / 2).max(least) } else { (self.turn * 2).min(most) };
+        let behind = taken < bytes.len();
+        self.judge.note_behind(std::mem::replace(&mut self.behind, behind), behind);
         taken
     }
 }

@@ -126,7 +126,7 @@ impl View {
         let end = start.saturating_add(size);
         let named = |extents: &[Extent]| -> Vec<String> {
             let inside = extents.iter().filter(|extent| extent.start < end && start < extent.end);
-            inside.map(|extent| extent.name.to_string()).collect()
+            inside.map(|extent| extent.label().to_owned()).collect()
         };
         let claims = named(&self.map.claims);
         if (1..=MAX_NAMES).contains(&claims.len()) { claims } else { named(&self.map.regions) }

@@ -11,15 +11,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use carpel_devices::thread;
+use carpel_devices::{leftover, thread};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::SignalFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::outcome::{Outcome, Shutdown};
-use crate::signals;
-use crate::terminal;
+use crate::config::Limits;
+use crate::outcome::{Outcome, Shown, Shutdown};
+use crate::threads::share_one_heap;
+use crate::{signals, terminal};
 
 /// An end waits for I/O in flight so long: a disk that is merely slow answers, and nobody who waits for the end gives up.
 pub const IN_FLIGHT: Duration = Duration::from_secs(2);
@@ -43,8 +44,9 @@ pub fn tell_alone(status: u8) {
     }
 }
 
-/// Ends the process at once, whatever its threads do, without letting go of anything but the terminal.
+/// Ends the process at once, whatever its threads do. Nothing is dropped; the terminal is put back, and files that must not stay go.
 pub fn leave(status: u8) -> ! {
+    leftover::remove_all();
     terminal::restore();
     // SAFETY: the call ends the process; it takes no lock and runs no code of ours.
     unsafe { libc::_exit(status.into()) }
@@ -56,6 +58,8 @@ pub struct Guard {
     /// Signalled when the state has changed.
     news: EventFd,
     shutdown: Arc<Shutdown>,
+    /// What `--until` waits for.
+    until: Option<String>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -70,9 +74,11 @@ struct State {
 
 impl Guard {
     /// Starts the thread, which ends with the process. The timeout begins now, and again at [`Self::run_begins`].
-    pub fn start(shutdown: Arc<Shutdown>, timeout: Option<Duration>) -> io::Result<Arc<Self>> {
-        let state = Mutex::new(State { time_out: due(timeout), ..State::default() });
-        let guard = Arc::new(Self { state, news: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?, shutdown });
+    pub fn start(shutdown: Arc<Shutdown>, limits: &Limits) -> io::Result<Arc<Self>> {
+        share_one_heap();
+        let state = Mutex::new(State { time_out: due(limits.timeout), ..State::default() });
+        let news = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let guard = Arc::new(Self { state, news, shutdown, until: limits.until.clone() });
         let signals = signals::ends()?;
         let shared = Arc::clone(&guard);
         drop(thread::spawn("guard".into(), move || shared.watch(&signals))?);
@@ -156,13 +162,17 @@ impl Guard {
             _ => self.shutdown.end(Outcome::TimedOut),
         }
         self.change(|state| {
-            state.ending.get_or_insert_with(|| Instant::now() - NOTICE);
+            // The time that it had to notice counts.
+            let begun = Instant::now().checked_sub(NOTICE).unwrap_or_else(Instant::now);
+            state.ending.get_or_insert(begun);
         });
     }
 
     /// Tells how it ended, if nobody has, and ends the process.
     fn leave(&self) -> ! {
-        let outcome = self.shutdown.outcome().unwrap_or(Outcome::TimedOut);
+        // What the console showed last may be where the main thread is held up: a doubt counts against the guest.
+        let shown = Shown { until: self.until.as_deref(), ..Shown::default() };
+        let outcome = self.shutdown.outcome(shown).unwrap_or(Outcome::TimedOut);
         let told = self.state().told;
         if told.is_none() {
             let why = outcome.message().unwrap_or_else(|| "The guest has ended".into());

@@ -47,6 +47,8 @@ pub enum Exit<'a> {
     Firmware(GuestEvent),
     /// A signal for this thread, or nothing at all: enter the guest again.
     Interrupted,
+    /// The vCPU met a triple fault; in words.
+    TripleFault(String),
     /// The vCPU cannot go on; the reason.
     Dead(String),
     /// The host does not let it go on; the reason.
@@ -60,6 +62,8 @@ pub enum Next {
     Enter,
     /// Tell the machine, then enter the guest again.
     Report(GuestEvent),
+    /// Nothing more, by a triple fault: the guest's death, or the reset that its kernel asked for; in words.
+    TripleFault(String),
     /// Nothing more; the reason.
     Dead(String),
     /// Nothing more, for which the host is the reason.
@@ -100,6 +104,7 @@ pub fn dispatch(exit: Exit<'_>, buses: &Buses) -> Next {
         }
         Exit::Firmware(event) => return Next::Report(event),
         Exit::Interrupted => {}
+        Exit::TripleFault(reason) => return Next::TripleFault(reason),
         Exit::Dead(reason) => return Next::Dead(reason),
         Exit::Refused(reason) => return Next::Refused(reason),
     }
@@ -178,5 +183,6 @@ mod tests {
         assert_eq!(dispatch(Exit::EndOfInterrupt(0x30), &buses), Next::Enter);
         assert_eq!(dispatch(Exit::Firmware(GuestEvent::Reset), &buses), Next::Report(GuestEvent::Reset));
         assert_eq!(dispatch(Exit::Dead("x".into()), &buses), Next::Dead("x".into()));
+        assert_eq!(dispatch(Exit::TripleFault("x".into()), &buses), Next::TripleFault("x".into()));
     }
 }

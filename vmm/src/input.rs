@@ -152,7 +152,7 @@ impl Input {
 impl MutEventSubscriber for Input {
     fn init(&mut self, ops: &mut EventOps) {
         if let Err(error) = self.add_sources(ops) {
-            log::warn!("Console input is lost: {error}");
+            self.shutdown.end(Outcome::Failed(format!("Cannot wait for console input: {error}")));
         }
         // What cannot be waited for is there from the start.
         self.pump();

@@ -1,21 +1,76 @@
-//! Guest RAM: anonymous memory, mapped so that transparent huge pages apply.
+//! Guest RAM: ranges of guest physical addresses, and what the host has behind them.
 
+mod huge_pages;
+mod mapping;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::ptr::NonNull;
 
+use carpel_devices::virtio::backing::RamBacking;
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::ProtFlags;
 use thiserror::Error;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionCollectionError, GuestRegionMmap, MmapRegion};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionCollectionError, GuestRegionMmap};
+
+pub use huge_pages::Pool;
+use mapping::{Content, Mapping};
 
 /// Size of a huge page of the host's, and the alignment that lets one back guest memory, in bytes.
 pub const HUGE_PAGE: usize = 2 << 20;
+
+/// Of a memfd that nobody can make executable, and that therefore takes seals (Linux 6.3, include/uapi/linux/memfd.h).
+const NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+
+/// What shall stand behind guest RAM.
+#[derive(Clone, Copy, Debug)]
+pub enum Backing<'a> {
+    /// Anonymous memory. Host memory is taken when the guest touches it, not before: in transparent huge pages, or with
+    /// `small_start` in small pages in the first [`HUGE_PAGE`] of each range. A guest may be larger than the host's memory as
+    /// long as it does not use it all.
+    Anonymous {
+        /// Small pages at the start of each range.
+        small_start: bool,
+    },
+    /// A memfd of its own, of a size that nobody changes, which other processes can map. Taken as anonymous memory is.
+    Memfd {
+        /// Small pages at the start of each range.
+        small_start: bool,
+    },
+    /// Huge pages of the host's pool, of its default size, set aside from the start: what is there at the start is there when
+    /// the guest touches it. Every range must be made of them.
+    HugePages {
+        /// Whether they are a memfd's, as above; otherwise no other process can map them.
+        shared: bool,
+    },
+    /// A part of a file, which must have all of it; whoever makes it shorter meanwhile takes the memory away.
+    File {
+        /// The file, open for reading, and where it is shared also for writing.
+        file: &'a File,
+        /// Where the first range starts in it, in bytes; the others follow.
+        offset: u64,
+        /// Whether what the guest writes goes to the file; otherwise it is the guest's alone.
+        shared: bool,
+    },
+}
+
+impl Default for Backing<'_> {
+    fn default() -> Self {
+        Self::Anonymous { small_start: false }
+    }
+}
 
 /// The RAM of one guest. It is unmapped when dropped: drop what runs the guest before.
 #[derive(Debug)]
 pub struct GuestRam {
     memory: GuestMemoryMmap,
+    backing: RamBacking,
     /// Keeps what `memory` refers to mapped.
     _mappings: Vec<Mapping>,
 }
@@ -31,6 +86,57 @@ pub enum MemoryError {
         /// The cause.
         source: Errno,
     },
+    /// There is no memfd.
+    #[error("Cannot back guest memory by a memfd of {size} bytes: drop --shared-memory")]
+    Memfd {
+        /// Bytes.
+        size: u64,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A range is not made of huge pages.
+    #[error(
+        "Guest memory at {start:#x}-{end:#x} is not made of huge pages of {page} bytes: choose another --mem or --layout, or drop \
+         --hugepages"
+    )]
+    HugePageSize {
+        /// First guest physical address.
+        start: u64,
+        /// End, exclusive.
+        end: u64,
+        /// Bytes of a huge page.
+        page: u64,
+    },
+    /// The host's pool has too few huge pages.
+    #[error(
+        "Guest memory needs {needed} huge pages of {} KiB, and this host has {} free: `echo {} > /proc/sys/vm/nr_hugepages` as root, or \
+         drop --hugepages",
+        .pool.page >> 10, .pool.available(), .pool.total_for(*.needed)
+    )]
+    TooFewHugePages {
+        /// How many the guest needs.
+        needed: u64,
+        /// What there is.
+        pool: Pool,
+        /// The cause.
+        source: Errno,
+    },
+    /// The host's kernel has no such pages.
+    #[error("This host has no huge pages: run a kernel with CONFIG_HUGETLBFS, or drop --hugepages")]
+    NoHugePages,
+    /// The file cannot be asked.
+    #[error("Cannot use a file as guest memory")]
+    File(#[source] io::Error),
+    /// The file ends too early.
+    #[error("A file of {size} bytes is too short for guest memory at {start:#x}-{end:#x} of it")]
+    ShortFile {
+        /// Bytes.
+        size: u64,
+        /// Where the memory starts in it.
+        start: u64,
+        /// Where it ends, exclusive.
+        end: u64,
+    },
     /// The ranges do not make a guest memory.
     #[error("Cannot use {start:#x}-{end:#x} as guest memory")]
     Region {
@@ -44,104 +150,120 @@ pub enum MemoryError {
     Collection(#[from] GuestRegionCollectionError),
 }
 
+impl MemoryError {
+    /// Whether the configuration asks for what this host does not have, however much memory it has left.
+    pub const fn is_of_configuration(&self) -> bool {
+        match self {
+            Self::HugePageSize { .. } | Self::TooFewHugePages { .. } | Self::NoHugePages | Self::Memfd { .. } => true,
+            Self::Map { .. } | Self::File(_) | Self::ShortFile { .. } | Self::Region { .. } | Self::Collection(_) => {
+                false
+            }
+        }
+    }
+}
+
 impl GuestRam {
-    /// Maps RAM for these guest physical ranges. Host memory is taken when the guest touches it, not before: in huge pages,
-    /// or with `small_start` in small ones in the first [`HUGE_PAGE`] of each range.
-    pub fn new(ranges: &[Range<u64>], small_start: bool) -> Result<Self, MemoryError> {
+    /// Maps RAM for these guest physical ranges.
+    pub fn new(ranges: &[Range<u64>], backing: Backing<'_>) -> Result<Self, MemoryError> {
+        match backing {
+            Backing::Anonymous { small_start } => {
+                Self::map(ranges, None, Content::Anonymous { small_start }, RamBacking::Anonymous)
+            }
+            Backing::Memfd { small_start } => {
+                let file = memfd(total(ranges), MFdFlags::empty())?;
+                Self::map(ranges, Some((file, 0)), Content::Memfd { small_start }, RamBacking::Memfd)
+            }
+            Backing::HugePages { shared } => Self::huge_pages(ranges, shared),
+            Backing::File { file, offset, shared } => {
+                let size = file.metadata().map_err(MemoryError::File)?.len();
+                let end = offset.saturating_add(total(ranges));
+                if end > size {
+                    return Err(MemoryError::ShortFile { size, start: offset, end });
+                }
+                let file = file.try_clone().map_err(MemoryError::File)?;
+                Self::map(ranges, Some((file, offset)), Content::File { shared }, RamBacking::File)
+            }
+        }
+    }
+
+    fn huge_pages(ranges: &[Range<u64>], shared: bool) -> Result<Self, MemoryError> {
+        let page = Pool::read().ok_or(MemoryError::NoHugePages)?.page;
+        if let Some(range) = ranges.iter().find(|range| !(range.end - range.start).is_multiple_of(page)) {
+            return Err(MemoryError::HugePageSize { start: range.start, end: range.end, page });
+        }
+        let file = shared.then(|| memfd(total(ranges), MFdFlags::MFD_HUGETLB)).transpose()?;
+        let backing = RamBacking::HugePages { size: page as usize };
+        let ram = Self::map(ranges, file.map(|file| (file, 0)), Content::HugePages, backing);
+        ram.map_err(|error| match error {
+            // By now, the ranges that the pool had enough for have given theirs back.
+            MemoryError::Map { source: source @ Errno::ENOMEM, .. } => match Pool::read() {
+                Some(pool) => MemoryError::TooFewHugePages { needed: total(ranges) / page, pool, source },
+                None => MemoryError::NoHugePages,
+            },
+            error => error,
+        })
+    }
+
+    fn map(
+        ranges: &[Range<u64>],
+        file: Option<(File, u64)>,
+        content: Content,
+        backing: RamBacking,
+    ) -> Result<Self, MemoryError> {
+        let mut file = file.map(|(file, offset)| FileOffset::new(file, offset));
         let mut mappings = Vec::new();
         let mut regions = Vec::new();
         for range in ranges {
             let size = range.end - range.start;
             let region_error = || MemoryError::Region { start: range.start, end: range.end };
             let length = usize::try_from(size).ok().and_then(NonZeroUsize::new).ok_or_else(region_error)?;
-            let mapping = Mapping::new(length, small_start).map_err(|source| MemoryError::Map { size, source })?;
+            let mapping = Mapping::new(length, file.as_ref(), content);
+            let mapping = mapping.map_err(|source| MemoryError::Map { size, source })?;
             // SAFETY: the mapping has `length` bytes from `start` on, is private to it, and outlives the region.
-            let region = unsafe {
-                MmapRegion::build_raw(
-                    mapping.start.as_ptr(),
-                    length.get(),
-                    ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE).bits(),
-                    Mapping::FLAGS.bits(),
-                )
+            let region = unsafe { MmapRegionBuilder::<()>::new(length.get()).with_raw_mmap_pointer(mapping.start()) }
+                .with_mmap_prot(ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE).bits())
+                .with_mmap_flags(content.flags().bits());
+            let region = match &file {
+                Some(file) => region.with_file_offset(file.clone()),
+                None => region,
             };
-            let region = region.ok().and_then(|region| GuestRegionMmap::new(region, GuestAddress(range.start)));
+            let region = region.build().ok().and_then(|region| GuestRegionMmap::new(region, GuestAddress(range.start)));
             regions.push(region.ok_or_else(region_error)?);
             mappings.push(mapping);
+            file = file.map(|file| FileOffset::from_arc(file.arc().clone(), file.start() + size));
         }
-        Ok(Self { memory: GuestMemoryMmap::from_regions(regions)?, _mappings: mappings })
+        Ok(Self { memory: GuestMemoryMmap::from_regions(regions)?, backing, _mappings: mappings })
     }
 
     /// Access to the guest's memory.
     pub const fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
     }
-}
 
-/// Anonymous memory that starts at a huge page's boundary.
-#[derive(Debug)]
-struct Mapping {
-    start: NonNull<u8>,
-    /// All that was mapped: more than is used, so that an aligned start lies in it. What is never touched costs nothing.
-    whole: (NonNull<u8>, NonZeroUsize),
-}
-
-// SAFETY: the mapping is plain memory of the process; nothing about it belongs to a thread.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    /// Overcommitted: a guest may be larger than the host's memory as long as it does not use it all.
-    const FLAGS: MapFlags = MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE);
-
-    fn new(length: NonZeroUsize, small_start: bool) -> Result<Self, Errno> {
-        let whole = length.checked_add(HUGE_PAGE).ok_or(Errno::ENOMEM)?;
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no other memory.
-        let mapped = unsafe { mmap_anonymous(None, whole, access, Self::FLAGS)? }.cast::<u8>();
-        // SAFETY: the offset is less than a huge page, so `length` bytes from there on lie inside the mapping.
-        let start = unsafe { mapped.add(mapped.align_offset(HUGE_PAGE)) };
-        let small = if small_start { length.get().min(HUGE_PAGE) } else { 0 };
-        for (offset, length, advice) in
-            [(0, small, MmapAdvise::MADV_NOHUGEPAGE), (small, length.get() - small, MmapAdvise::MADV_HUGEPAGE)]
-        {
-            // SAFETY: the range lies inside the mapping just made. Advice that the host cannot follow only costs speed.
-            let _ = unsafe { madvise(start.add(offset).cast(), length, advice) };
-        }
-        Ok(Self { start, whole: (mapped, whole) })
+    /// What stands behind it.
+    pub const fn backing(&self) -> RamBacking {
+        self.backing
     }
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        let (start, length) = self.whole;
-        // SAFETY: the mapping is this one's own, and what refers to it is dropped before it.
-        let result = unsafe { munmap(start.cast(), length.get()) };
-        debug_assert!(result.is_ok());
-    }
+fn total(ranges: &[Range<u64>]) -> u64 {
+    ranges.iter().map(|range| range.end - range.start).sum()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use vm_memory::{Bytes, GuestMemoryBackend};
-
-    #[test]
-    fn ram_is_zero_writable_and_aligned_for_huge_pages() {
-        let ram = GuestRam::new(&[0..4 << 20, 1 << 32..(1 << 32) + 0x3000], true).unwrap();
-        for address in [0, (4 << 20) - 8, 1 << 32, (1 << 32) + 0x2FF8] {
-            assert_eq!(ram.memory().read_obj::<u64>(GuestAddress(address)).unwrap(), 0);
-            ram.memory().write_obj(7_u64, GuestAddress(address)).unwrap();
-            assert_eq!(ram.memory().read_obj::<u64>(GuestAddress(address)).unwrap(), 7);
-        }
-        assert!(ram.memory().write_obj(7_u64, GuestAddress(4 << 20)).is_err());
-        for start in [0, 1 << 32] {
-            let host = ram.memory().get_host_address(GuestAddress(start)).unwrap();
-            assert_eq!(host.align_offset(HUGE_PAGE), 0);
-        }
-    }
-
-    #[test]
-    fn more_than_the_host_has_is_one_error() {
-        let error = GuestRam::new(std::slice::from_ref(&(0..1 << 47)), false).unwrap_err();
-        assert_eq!(error.to_string(), "Cannot map 140737488355328 bytes of guest memory");
-    }
+/// A memfd of this size in bytes, sealed: what is mapped of it stays there.
+fn memfd(size: u64, kind: MFdFlags) -> Result<File, MemoryError> {
+    let create = |more| memfd_create("guest-ram", MFdFlags::MFD_CLOEXEC | kind | more);
+    let make = || {
+        // Linux before 6.3 does not know the first flag.
+        let file = create(NOEXEC_SEAL).or_else(|error| match error {
+            Errno::EINVAL => create(MFdFlags::MFD_ALLOW_SEALING),
+            error => Err(error),
+        });
+        let file = File::from(file?);
+        file.set_len(size)?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok(file)
+    };
+    make().map_err(|source| MemoryError::Memfd { size, source })
 }

@@ -9,8 +9,8 @@ use libc::pid_t;
 use nix::unistd::{Pid, getppid};
 use thiserror::Error;
 
+use crate::events::watch_readable;
 use crate::outcome::{Outcome, Shutdown};
-use crate::run::watch_readable;
 
 /// The process that started carpel. A pidfd tells of its end; `PR_SET_PDEATHSIG` would tell of its *thread's*
 /// (prctl(2)).

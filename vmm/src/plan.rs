@@ -1,35 +1,26 @@
 //! From a configuration to everything that is decided before KVM is asked: the map, the command line, the devices with
 //! their addresses and interrupts. Pure: what files say has been read into a [`Probe`].
 
+mod error;
+mod shm;
 mod windows;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, Layout, MemoryMap, MissingRow, RowName};
+use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, Layout, MemoryMap, RowName};
 use carpel_arch::x86_64::cpu::CpuModel;
-use carpel_arch::{Device, DeviceKind, LAYOUTS, MapError, Topology, device};
+use carpel_arch::{Device, DeviceKind, LAYOUTS, ShmRequest, Topology, device};
+use carpel_devices::virtio::ShmRegion;
+use carpel_devices::virtio::config::VirtioConfig;
 use linux_loader::cmdline::Cmdline;
-use thiserror::Error;
 
-use crate::config::{Announce, Config, IrqchipMode, LayoutError};
-use crate::loader::{self, Handover, Kernel, KernelError, Module, OpenError, Pipes, Ramdisk, Source};
+use crate::config::{Announce, Config, IrqchipMode};
+use crate::loader::kernel::{Handover, Kernel, Module};
+pub use error::PlanError;
 
 /// What every Linux guest is told before the user's own words, beside its console: to reset when it panics, so that a
 /// panic ends the run.
 const BASE_CMDLINE: &str = "panic=-1";
-
-/// The files of a configuration, opened.
-#[derive(Debug)]
-pub struct Files {
-    /// The firmware.
-    pub firmware: Option<Source>,
-    /// The kernel.
-    pub kernel: Option<Source>,
-    /// The initial RAM disks: what came with the kernel first.
-    pub initrds: Vec<Ramdisk>,
-    /// The command line that came with the kernel.
-    pub cmdline: Option<String>,
-}
 
 /// What the plan must know of the files and the host.
 #[derive(Clone, Debug)]
@@ -82,186 +73,10 @@ pub struct Plan {
     pub irqchip: IrqchipMode,
     /// All devices: those that the machine comes with, then the virtio devices in the order of the configuration.
     pub devices: Vec<Device>,
+    /// The shared memory of each virtio device, in the order of the configuration.
+    pub shm: Vec<Vec<ShmRegion>>,
     /// How the guest learns of its virtio devices.
     pub announce: Announce,
-}
-
-/// Why a configuration has no plan.
-#[derive(Debug, Error)]
-pub enum PlanError {
-    /// There is no such map.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// There is nothing to boot.
-    #[error("There is no kernel to boot; name one with --kernel FILE")]
-    NoKernel,
-    /// Firmware finds its own kernel.
-    #[error("--kernel and --initrd cannot be combined with --firmware yet: {} boots from a disk", .firmware.display())]
-    KernelWithFirmware {
-        /// The firmware.
-        firmware: PathBuf,
-    },
-    /// Firmware would not look at it.
-    #[error("An initial RAM disk is for a kernel, and {} is handed none: add --kernel or drop --initrd", .firmware.display())]
-    InitrdWithFirmware {
-        /// The firmware.
-        firmware: PathBuf,
-    },
-    /// Firmware would load them over one another.
-    #[error(
-        "The kernel and its initial RAM disk, which firmware loads below {limit:#x}, end at {needed:#x}: drop --firmware or give the \
-         guest more memory with --mem"
-    )]
-    Handover {
-        /// Where they end at least.
-        needed: u64,
-        /// Where they must end.
-        limit: u64,
-    },
-    /// Nobody would read it.
-    #[error("The command line `{words}` is for a kernel, but {} boots from a disk: drop --append and --announce cmdline (and --cmdline)", .firmware.display())]
-    CmdlineWithFirmware {
-        /// What was to be told.
-        words: String,
-        /// The firmware.
-        firmware: PathBuf,
-    },
-    /// The map has no room for firmware.
-    #[error("The layout `{layout}` of {arch} has no place for --firmware")]
-    NoFirmware {
-        /// The guest's architecture.
-        arch: Arch,
-        /// The layout.
-        layout: &'static str,
-    },
-    /// A file that cannot be used.
-    #[error("Cannot use {} as {role}", .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What it was to be.
-        role: &'static str,
-        /// The cause.
-        source: OpenError,
-    },
-    /// A kernel that cannot be booted.
-    #[error("Cannot boot {}", .path.display())]
-    Kernel {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: KernelError,
-    },
-    /// No map for these inputs.
-    #[error("Cannot lay out the `{layout}` map{}", .other.map(|other| format!(" (`--layout {other}` takes it)")).unwrap_or_default())]
-    Map {
-        /// The layout.
-        layout: &'static str,
-        /// Another layout that has a map for them.
-        other: Option<&'static str>,
-        /// The cause.
-        source: MapError,
-    },
-    /// The layout lacks what every machine needs.
-    #[error(transparent)]
-    Row(#[from] MissingRow),
-    /// The interrupt controllers are another architecture's.
-    #[error("A machine of {arch} has no interrupt controllers `{}`", .irqchip.name())]
-    Irqchip {
-        /// The architecture.
-        arch: Arch,
-        /// The interrupt controllers.
-        irqchip: IrqchipMode,
-    },
-    /// The command line is longer than the kernel or its place takes.
-    #[error("The kernel command line has {size} bytes; the limit is {limit}: {cmdline:.64}...")]
-    CmdlineTooLong {
-        /// Bytes.
-        size: usize,
-        /// Most bytes.
-        limit: usize,
-        /// The text.
-        cmdline: String,
-    },
-    /// The command line has characters that no kernel reads.
-    #[error("The kernel command line cannot hold `{text}`: only printable ASCII characters")]
-    CmdlineText {
-        /// The offending part.
-        text: String,
-    },
-    /// The layout has no place or interrupt left for a device.
-    #[error(
-        "There is no room for device {number} (`{device}`): the layout `{layout}` has {room} windows with an interrupt"
-    )]
-    TooManyDevices {
-        /// The device's number, from 1.
-        number: usize,
-        /// The device as it was written.
-        device: String,
-        /// The layout.
-        layout: &'static str,
-        /// How many devices have room.
-        room: usize,
-    },
-}
-
-impl Files {
-    /// Opens the configuration's files, and unpacks the kernel where it is compressed.
-    pub fn open(config: &Config) -> Result<Self, PlanError> {
-        let arch = config.layout()?.arch;
-        let open_as = |path: &PathBuf, role, pipes| {
-            Source::open(path, pipes).map_err(|source| PlanError::File { path: path.clone(), role, source })
-        };
-        let open = |path: &PathBuf, role| open_as(path, role, Pipes::UpTo(config.mem));
-        let firmware = config.firmware.as_ref();
-        let firmware = firmware.map(|path| open_as(path, "the firmware", Pipes::Refused)).transpose()?;
-        let (mut kernel, mut initrds, mut cmdline) = (None, Vec::new(), None);
-        if let Some(path) = &config.kernel {
-            let unpacked = loader::unpack(arch, open(path, "the kernel")?, config.boot, config.mem);
-            let image = unpacked.map_err(|source| PlanError::Kernel { path: path.clone(), source })?;
-            initrds.extend(image.initrd.map(|source| Ramdisk { name: ".initrd".into(), source }));
-            (kernel, cmdline) = (Some(image.kernel), image.cmdline);
-        }
-        for path in &config.initrd {
-            initrds.push(Ramdisk { name: file_name(Some(path)), source: open(path, "the initial RAM disk")? });
-        }
-        Ok(Self { firmware, kernel, initrds, cmdline })
-    }
-
-    /// Reads their headers.
-    pub fn probe(&self, config: &Config, host: HostFacts) -> Result<Probe, PlanError> {
-        let arch = config.layout()?.arch;
-        let placed = |boot| Module::place(&self.initrds, boot);
-        let cmdline = self.cmdline.clone();
-        if let (Some(source), Some(path)) = (&self.firmware, config.firmware.clone()) {
-            let handover = self.handover(config, arch, &path)?;
-            let kernel = loader::firmware(arch, source.size()).map_err(|source| PlanError::Kernel { path, source })?;
-            return Ok(Probe { kernel: Some(kernel), handover, initrds: placed(Boot::Linux), cmdline, host });
-        }
-        let kernel = self.kernel.as_ref().map(|source| Kernel::probe(arch, source, config.boot)).transpose();
-        let kernel = kernel.map_err(|source| {
-            let path = config.kernel.clone().unwrap_or_default();
-            PlanError::Kernel { path, source }
-        })?;
-        let initrds = placed(kernel.as_ref().map_or(Boot::Linux, |kernel| kernel.boot));
-        Ok(Probe { kernel, handover: None, initrds, cmdline, host })
-    }
-
-    /// Reads the headers of the kernel that firmware is handed.
-    fn handover(&self, config: &Config, arch: Arch, firmware: &Path) -> Result<Option<Handover>, PlanError> {
-        let firmware = || firmware.to_owned();
-        match (&self.kernel, &config.kernel) {
-            _ if arch != Arch::X86_64 && (self.kernel.is_some() || !self.initrds.is_empty()) => {
-                Err(PlanError::KernelWithFirmware { firmware: firmware() })
-            }
-            (Some(source), Some(path)) => {
-                let probed = Handover::probe(arch, source);
-                probed.map(Some).map_err(|source| PlanError::Kernel { path: path.clone(), source })
-            }
-            _ if !self.initrds.is_empty() => Err(PlanError::InitrdWithFirmware { firmware: firmware() }),
-            _ => Ok(None),
-        }
-    }
 }
 
 impl HostFacts {
@@ -272,8 +87,8 @@ impl HostFacts {
 }
 
 impl Probe {
-    /// The guest physical map of this configuration.
-    pub fn map(&self, config: &Config) -> Result<MemoryMap, PlanError> {
+    /// The guest physical map of this configuration, with these regions of shared memory.
+    pub fn map(&self, config: &Config, shm: &[ShmRequest]) -> Result<MemoryMap, PlanError> {
         let layout = config.layout()?;
         let (kernel, firmware) = match &self.kernel {
             Some(Kernel { boot: Boot::Firmware, extent: KernelExtent::Flat { size }, .. }) => (None, *size),
@@ -289,6 +104,7 @@ impl Probe {
             // What is handed to firmware is not in memory yet.
             initrd: if self.handover.is_some() { 0 } else { Module::end(&self.initrds) },
             initrd_limit: self.kernel.as_ref().map_or(u64::MAX, |kernel| kernel.initrd_limit),
+            shm: shm.to_vec(),
             ..Inputs::new(layout.arch, config.mem)
         };
         carpel_arch::resolve(layout, &inputs).map_err(|source| {
@@ -323,7 +139,9 @@ impl Probe {
 impl Plan {
     /// Decides everything.
     pub fn new(config: &Config, probe: Probe) -> Result<Self, PlanError> {
-        let map = probe.map(config)?;
+        let asked: Vec<_> = config.devices.iter().map(VirtioConfig::shm).collect();
+        let map = probe.map(config, &shm::requests(&asked))?;
+        let shm = shm::places(&map, &asked);
         let (irqchip, phys_bits) = (probe.irqchip(config)?, probe.host.phys_bits);
         let kernel = probe.kernel.ok_or(PlanError::NoKernel)?;
         if kernel.boot == Boot::Firmware
@@ -367,6 +185,7 @@ impl Plan {
             phys_bits,
             irqchip,
             devices,
+            shm,
             announce: config.announce,
         })
     }
@@ -409,7 +228,7 @@ fn check_room(handover: &Handover, initrd: u64, map: &MemoryMap) -> Result<(), P
 }
 
 /// A file's name as far as it is printable ASCII, without its directory.
-fn file_name(path: Option<&Path>) -> String {
+pub(crate) fn file_name(path: Option<&Path>) -> String {
     let name = path.and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     name.chars().map(|char| if char.is_ascii_graphic() { char } else { '_' }).collect()
 }

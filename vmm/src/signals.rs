@@ -7,21 +7,18 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use carpel_devices::diagnostics;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use libc::c_int;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::dump::View;
+use crate::events::{periodic, watch_readable};
 use crate::outcome::{Outcome, Shutdown};
-use crate::run::{periodic, watch_readable};
 use crate::terminal::{self, Terminal};
-use crate::threads::VcpuThreads;
 
 /// Signals that would end the process and may come at any time: they end the run in order. So do the real-time signals
-/// but the first, which is the vCPU threads' own (see [`crate::threads`]).
+/// but the first, which is the vCPU threads' own (see `threads`).
 const ENDS: [Signal; 12] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -233,25 +230,4 @@ impl MutEventSubscriber for Signals {
 /// Reads the signal that asks for the guest's maps.
 pub(crate) fn dump_signal() -> io::Result<SignalFd> {
     readable(&SigSet::from(DUMP))
-}
-
-/// Prints the guest's maps when a signal asks for them.
-pub(crate) struct Dump {
-    pub(crate) fd: SignalFd,
-    pub(crate) view: Arc<View>,
-    pub(crate) threads: Arc<VcpuThreads>,
-    pub(crate) shutdown: Arc<Shutdown>,
-}
-
-impl MutEventSubscriber for Dump {
-    fn init(&mut self, ops: &mut EventOps) {
-        watch_readable(ops, Events::new(&self.fd, EventSet::IN), &self.shutdown);
-    }
-
-    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-        while let Ok(Some(_)) = self.fd.read_signal() {
-            // Not through the logger: this was asked for.
-            diagnostics::print(&self.view.describe(&self.threads.registers()));
-        }
-    }
 }

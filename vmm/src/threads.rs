@@ -70,17 +70,28 @@ pub struct ExitCounts {
     pub other: u64,
 }
 
-/// vCPUs that are being made, in the thread of the first one: meanwhile the main thread makes what is around them. That thread starts
-/// the others', too, so that none runs before all are there. When dropped, they are gone, and nothing of them uses the
-/// guest's memory any more.
+/// vCPUs whose threads start while there is no VM yet: threads take their time to start. The first one's makes all vCPUs and starts
+/// the others' threads meanwhile, so that none runs before all are there.
+pub struct StartingVcpus {
+    /// Where they get the VM; without one, they end.
+    vcpu_setup: SyncSender<VcpuSetup>,
+    vcpus: NewVcpus,
+}
+
+/// vCPUs that are being made in their VM, while the main thread makes what is around them.
 pub struct NewVcpus {
-    /// Where they get the VM, once.
-    vcpu_setup: Option<SyncSender<VcpuSetup>>,
-    /// Without it, the threads end.
+    /// Where each gets what it works with; without that, it ends.
     go: Vec<SyncSender<VcpuContext>>,
-    /// Where the threads of all but the first come, once.
-    made: Option<Receiver<Made>>,
-    first: Option<VcpuThread>,
+    threads: NewThreads,
+}
+
+/// The threads of vCPUs that do not run. When dropped, they are gone, and nothing of them uses the guest's memory any more: what
+/// they wait for must be dropped before, or given to them.
+struct NewThreads {
+    /// Where those of all but the first come, once.
+    made: Receiver<Made>,
+    /// The first, and the others when they have come; none once they run.
+    threads: Vec<VcpuThread>,
 }
 
 /// The threads of all vCPUs but the first, each of which has its vCPU if that could be made.
@@ -113,50 +124,76 @@ struct VcpuContext {
     shutdown: Arc<Shutdown>,
 }
 
-impl NewVcpus {
-    /// Starts the threads of so many, before there is a VM: threads take their time to start.
+impl StartingVcpus {
+    /// Starts the threads of so many, one at least.
     pub fn start(kvm: Arc<Kvm>, count: u32) -> io::Result<Self> {
         extern "C" fn interrupt_system_call(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
         register_signal_handler(SIGRTMIN(), interrupt_system_call)?;
         // Threads inherit that these are for the main thread alone.
         signals::reserve()?;
-        share_one_heap();
         let (send, vcpu_setup) = sync_channel(1);
-        let (tell, made) = sync_channel(1);
-        let (go, mut contexts): (Vec<_>, Vec<_>) = (0..count).map(|_| sync_channel::<VcpuContext>(1)).unzip();
-        let others = contexts.split_off(1.min(contexts.len()));
+        let (report, made) = sync_channel(1);
+        let (first_go, context) = sync_channel(1);
+        let (mut go, others): (Vec<_>, Vec<_>) = (1..count).map(|_| sync_channel(1)).unzip();
+        go.insert(0, first_go);
         let first = VcpuThread::start(0, move |status| {
-            let mut threads = Vec::new();
-            let vcpus = start_others(others, &mut threads)
-                .and_then(|senders| Ok((kvm::make_vcpus(&kvm, &vcpu_setup)?.into_iter(), senders)));
-            let (mut first, mut result) = (None, Ok(()));
-            match vcpus {
-                Ok((mut vcpus, senders)) => {
-                    first = vcpus.next();
-                    // A thread takes its vCPU at any time.
-                    senders.iter().zip(vcpus).for_each(|(sender, vcpu)| drop(sender.send(vcpu)));
-                }
-                Err(error) => result = Err(error),
-            }
-            let told = tell.send(Made { threads, result });
-            if let (Ok(()), Some(first), Some(context)) = (told, first, contexts.first()) {
-                run_when_told(first, context, status);
+            let (mut threads, mut first) = (Vec::new(), None);
+            let result = start_others(others, &mut threads).and_then(|senders| {
+                let mut vcpus = kvm::make_vcpus(&kvm, &vcpu_setup)?.into_iter();
+                first = vcpus.next();
+                // A thread takes its vCPU at any time.
+                senders.iter().zip(vcpus).for_each(|(sender, vcpu)| drop(sender.send(vcpu)));
+                Ok(())
+            });
+            let is_awaited = report.send(Made { threads, result }).is_ok();
+            if let Some(vcpu) = first.filter(|_| is_awaited) {
+                run_when_released(vcpu, &context, status);
             }
         })?;
-        Ok(Self { vcpu_setup: Some(send), go, made: Some(made), first: Some(first) })
+        let threads = NewThreads { made, threads: vec![first] };
+        Ok(Self { vcpu_setup: send, vcpus: NewVcpus { go, threads } })
     }
 
     /// Gives them the VM that they are made in.
-    pub fn build_on(&mut self, vcpu_setup: VcpuSetup) {
-        // If they failed before, that is told when they are to run.
-        let _ = self.vcpu_setup.take().map(|sender| sender.send(vcpu_setup));
+    pub fn build_on(self, vcpu_setup: VcpuSetup) -> NewVcpus {
+        // If they failed before, that is known when they are to run.
+        let _ = self.vcpu_setup.send(vcpu_setup);
+        self.vcpus
     }
+}
 
-    /// Waits until all are made, and until the others' threads have come.
-    fn made(&mut self) -> Made {
-        let made = self.made.take().and_then(|made| made.recv().ok());
-        // A panic ended the whole process.
-        made.unwrap_or(Made { threads: Vec::new(), result: Ok(()) })
+impl NewVcpus {
+    /// Lets the vCPUs run, each in a thread named after it; or none of them, if not all could be made.
+    pub fn run(mut self, buses: &Arc<Buses>, shutdown: &Arc<Shutdown>) -> Result<VcpuThreads, StartError> {
+        let context = VcpuContext { buses: Arc::clone(buses), shutdown: Arc::clone(shutdown) };
+        // Before it is known whether all are made, for nobody else waits for that: where one is missing, none has its vCPU.
+        self.go.drain(..).for_each(|go| drop(go.send(context.clone())));
+        self.threads.complete()?;
+        Ok(VcpuThreads(std::mem::take(&mut self.threads.threads)))
+    }
+}
+
+impl NewThreads {
+    /// Waits until all vCPUs are made, and until the others' threads have come.
+    fn complete(&mut self) -> Result<(), StartError> {
+        // Nothing comes where a panic ended the whole process, or where it came before.
+        let Ok(Made { threads, result }) = self.made.recv() else { return Ok(()) };
+        self.threads.extend(threads);
+        result
+    }
+}
+
+impl Drop for NewThreads {
+    fn drop(&mut self) {
+        // Those that run are others' to wait for.
+        if self.threads.is_empty() {
+            return;
+        }
+        let _ = self.complete();
+        for VcpuThread { handle, .. } in self.threads.drain(..) {
+            // A panic ended the whole process.
+            let _ = handle.join();
+        }
     }
 }
 
@@ -172,7 +209,7 @@ fn start_others(
             let waiting = Waiting { vcpu, go };
             threads.push(VcpuThread::start(id, move |status| {
                 if let Ok(vcpu) = waiting.vcpu.recv() {
-                    run_when_told(vcpu, &waiting.go, status);
+                    run_when_released(vcpu, &waiting.go, status);
                 }
             })?);
             Ok(give)
@@ -180,33 +217,7 @@ fn start_others(
         .collect()
 }
 
-impl Drop for NewVcpus {
-    fn drop(&mut self) {
-        self.vcpu_setup = None;
-        self.go.clear();
-        let others = self.made().threads;
-        for VcpuThread { handle, .. } in self.first.take().into_iter().chain(others) {
-            // A panic ended the whole process.
-            let _ = handle.join();
-        }
-    }
-}
-
 impl VcpuThreads {
-    /// Lets the vCPUs run, each in a thread named after it; or none of them, if not all could be made.
-    pub fn start(mut vcpus: NewVcpus, buses: &Arc<Buses>, shutdown: &Arc<Shutdown>) -> Result<Self, StartError> {
-        let context = VcpuContext { buses: Arc::clone(buses), shutdown: Arc::clone(shutdown) };
-        // Before it is known whether all are made, for nobody else waits for that: where one is missing, none has its vCPU.
-        vcpus.go.drain(..).for_each(|go| drop(go.send(context.clone())));
-        let Made { threads: others, result } = vcpus.made();
-        let mut threads = Self(vcpus.first.take().into_iter().chain(others).collect());
-        if let Err(error) = result {
-            threads.0.drain(..).for_each(|thread| drop(thread.handle.join()));
-            return Err(error);
-        }
-        Ok(threads)
-    }
-
     /// Asks all vCPUs whether they are halted for good, and returns whether all said so to the question before.
     pub fn ask_halted(&self) -> bool {
         let all_halted = self.0.iter().all(|thread| thread.status.is_halted());
@@ -259,7 +270,7 @@ impl VcpuThreads {
 
 /// Keeps glibc from giving each thread a heap of its own at its first allocation, which would come between a vCPU and its
 /// first instruction, and map 128 MiB to trim them to 64. vCPUs hardly allocate; small pieces are kept for each thread anyway.
-fn share_one_heap() {
+pub(crate) fn share_one_heap() {
     // SAFETY: the call changes a parameter of the allocator's, under its own lock.
     #[cfg(target_env = "gnu")]
     unsafe {
@@ -287,8 +298,8 @@ impl VcpuThread {
     }
 }
 
-/// Runs the vCPU once it is told what it works with; it ends unrun where nobody will tell.
-fn run_when_told(vcpu: Vcpu, go: &Receiver<VcpuContext>, status: &Status) {
+/// Runs the vCPU once it has what it works with; it ends unrun where that never comes.
+fn run_when_released(vcpu: Vcpu, go: &Receiver<VcpuContext>, status: &Status) {
     if let Ok(context) = go.recv() {
         run(vcpu, &context, status);
     }
@@ -303,6 +314,7 @@ fn run(mut vcpu: Vcpu, context: &VcpuContext, status: &Status) {
         match dispatch(exit, buses) {
             Next::Enter => {}
             Next::Report(event) => shutdown.event(event),
+            Next::TripleFault(reason) => shutdown.triple_fault(reason),
             Next::Dead(reason) => shutdown.end(Outcome::Died(reason)),
             Next::Refused(reason) => shutdown.end(Outcome::Failed(reason)),
         }
@@ -337,9 +349,12 @@ impl Status {
         let counter = match exit {
             Exit::PortRead { .. } | Exit::PortWrite { .. } => &self.port,
             Exit::MmioRead { .. } | Exit::MmioWrite { .. } => &self.mmio,
-            Exit::EndOfInterrupt(_) | Exit::Firmware(_) | Exit::Interrupted | Exit::Dead(_) | Exit::Refused(_) => {
-                &self.other
-            }
+            Exit::EndOfInterrupt(_)
+            | Exit::Firmware(_)
+            | Exit::Interrupted
+            | Exit::TripleFault(_)
+            | Exit::Dead(_)
+            | Exit::Refused(_) => &self.other,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }

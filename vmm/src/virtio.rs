@@ -12,8 +12,8 @@ use carpel_devices::virtio::transport::mmio::Mmio;
 use vm_memory::GuestMemoryMmap;
 
 use crate::console::Console;
+use crate::error::MachineError;
 use crate::kvm::Vm;
-use crate::machine::MachineError;
 use crate::plan::Plan;
 
 /// What the devices need of the machine from now on.
@@ -38,7 +38,7 @@ pub fn build(
         let error = |source| MachineError::Line { name: placed.name, source };
         let unknown = || MachineError::unknown(plan, placed);
         let (range, irq) = placed.place.mmio().zip(placed.irq).ok_or_else(unknown)?;
-        built.console = device.connect_console(&|| Box::new(console.clone())).or(built.console);
+        built.console = device.connect_console(console).or(built.console);
         let line = IrqLine::new().map_err(error)?;
         let (mmio, runners) = Mmio::new(device, Arc::clone(memory), line.clone()).map_err(error)?;
         vm.connect(&line, irq);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::device::Board;
+use crate::board::Board;
 use crate::map::{Gic, MemoryMap, RowName};
 
 /// Where a board's map has the distributor, and what each vCPU has: redistributors (`GICv3`) or CPU interfaces (`GICv2`).

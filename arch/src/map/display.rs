@@ -33,7 +33,7 @@ impl fmt::Display for Bytes {
 
 impl fmt::Display for Extent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` at {}-{}", self.name, Address(self.start), Address(self.end))
+        write!(f, "`{}` at {}-{}", self.label(), Address(self.start), Address(self.end))
     }
 }
 
@@ -53,14 +53,7 @@ impl fmt::Display for MemoryMap {
         line("start", "end", "size", "kind", "", "name")?;
         let mut extent_line = |extent: &Extent, indent| {
             let (start, end, size) = (Address(extent.start), Address(extent.end), Bytes(extent.size()));
-            line(
-                &start.to_string(),
-                &end.to_string(),
-                &size.to_string(),
-                extent.kind.name(),
-                indent,
-                extent.name.name(),
-            )
+            line(&start.to_string(), &end.to_string(), &size.to_string(), extent.kind.name(), indent, extent.label())
         };
         for region in &self.regions {
             extent_line(region, "")?;

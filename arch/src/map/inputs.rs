@@ -77,6 +77,26 @@ pub enum KernelExtent {
     },
 }
 
+/// A region of memory, besides RAM, that a device shares with the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShmRequest {
+    /// What `carpel map` calls it: letters, digits, `-`, `_` and `.`, as no other region or claim is called.
+    pub name: String,
+    /// Its size in bytes, a positive multiple of [`PAGE_SIZE`](super::PAGE_SIZE).
+    pub size: u64,
+}
+
+impl ShmRequest {
+    /// The most characters of a name.
+    pub const NAME_MAX: usize = 64;
+
+    /// Whether this can be a region's name.
+    pub fn is_name(name: &str) -> bool {
+        let plain = |char: char| char.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&char);
+        (1..=Self::NAME_MAX).contains(&name.len()) && name.chars().all(plain)
+    }
+}
+
 /// What a table is resolved with.
 #[derive(Clone, Debug)]
 pub struct Inputs {
@@ -96,8 +116,8 @@ pub struct Inputs {
     pub initrd_limit: u64,
     /// Size of the firmware image in bytes, 0 if there is none.
     pub firmware: u64,
-    /// Shared memory that devices asked for, in bytes, a multiple of [`PAGE_SIZE`](super::PAGE_SIZE).
-    pub shm: u64,
+    /// Regions of shared memory that devices asked for, in the order of their addresses.
+    pub shm: Vec<ShmRequest>,
     /// The interrupt controller of an Arm machine.
     pub gic: Gic,
 }
@@ -114,7 +134,7 @@ impl Inputs {
             initrd: 0,
             initrd_limit: u64::MAX,
             firmware: 0,
-            shm: 0,
+            shm: Vec::new(),
             gic: Gic::V3,
         }
     }

@@ -34,7 +34,7 @@ names! {
     HighRam = "high_ram",
     /// RAM where it is one region.
     Ram = "ram",
-    /// Memory that devices share with the guest besides RAM.
+    /// Memory that devices share with the guest besides RAM; each region is printed by the name that it was given.
     Shm = "shm",
     /// Addresses below 4 GiB that are left to PCI.
     PciHole = "pci_hole",

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Arch, Boot, Gic, Kind, RowName};
-use crate::device::Board;
+use crate::board::Board;
 
 /// Where a row starts. An address is in bytes; a named row stands earlier in the same table.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,8 @@ pub enum Size {
         /// Upper bound in bytes.
         max: u64,
     },
-    /// The shared memory that devices asked for.
+    /// As large as devices asked for: the row is a region for each of [`Inputs::shm`](super::Inputs::shm), one after the other,
+    /// each aligned as the row is.
     Shm,
     /// Up to the end of the guest physical address space.
     ToLimit,

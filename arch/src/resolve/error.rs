@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::map::{Address, Bytes, Extent, KernelExtent, MissingRow, PAGE_SIZE, RowName};
+use crate::map::{Address, Bytes, Extent, KernelExtent, MissingRow, PAGE_SIZE, RowName, ShmRequest};
 
 /// Why a table has no map for its inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -27,14 +27,39 @@ pub enum MapError {
         Bytes(*.size), Address(*.end), Address(1 << *.phys_bits)
     )]
     AddressLimit {
-        /// The row.
-        name: RowName,
+        /// The region.
+        name: String,
         /// Its size in bytes.
         size: u64,
         /// Where it would end, exclusive; saturated.
         end: u64,
         /// The limit in bits, 32 to 52.
         phys_bits: u8,
+    },
+    /// A region of shared memory that is not made of pages.
+    #[error("Shared memory `{name}` of {size} bytes is not a positive multiple of {PAGE_SIZE} bytes")]
+    ShmSize {
+        /// The region.
+        name: String,
+        /// Bytes asked for.
+        size: u64,
+    },
+    /// A region of shared memory whose name would not be told from what is around it.
+    #[error(
+        "Shared memory cannot be called `{}`: a name is 1 to {} letters, digits, `-`, `_` and `.`",
+        .name.escape_debug(), ShmRequest::NAME_MAX
+    )]
+    ShmName {
+        /// The name asked for.
+        name: String,
+    },
+    /// A region of shared memory with another one's name, or a row's.
+    #[error("Shared memory cannot be called `{name}`: the `{layout}` map has that name already")]
+    ShmNameTaken {
+        /// The name asked for.
+        name: String,
+        /// The layout.
+        layout: &'static str,
     },
     /// The number of address bits is none that these architectures have.
     #[error("{bits} guest physical address bits are not in the range of 32 to 52")]

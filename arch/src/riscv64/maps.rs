@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::device::Board;
+use crate::board::Board;
 use crate::map::{Arch, Base, Kind, Layout, PAGE_SIZE, Row, RowName, Size, When};
 
 const MIB: u64 = 1 << 20;

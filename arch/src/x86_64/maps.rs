@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::device::Board;
+use crate::board::Board;
 use crate::map::{Arch, Base, Boot, Extent, Kind, Layout, MemoryMap, PAGE_SIZE, Row, RowName, Size, When};
 
 const GIB: u64 = 1 << 30;

@@ -177,9 +177,13 @@ impl Input {
     pub fn register(&self, data: u32, ops: &mut EventOps) -> Result<(), event_manager::Error> {
         match &self.0 {
             Source::Stdin(_) => {
-                // A regular file cannot be waited for, and need not be.
-                let _ = ops.add(Events::with_data(&io::stdin(), data, EventSet::IN | EventSet::EDGE_TRIGGERED));
-                Ok(())
+                match ops.add(Events::with_data(&io::stdin(), data, EventSet::IN | EventSet::EDGE_TRIGGERED)) {
+                    // A regular file cannot be waited for, and need not be; a descriptor that is closed gives nothing.
+                    Err(event_manager::Error::Epoll(error)) if matches!(error.errno(), libc::EPERM | libc::EBADF) => {
+                        Ok(())
+                    }
+                    result => result,
+                }
             }
             Source::Socket(socket) => socket.register(data, ops),
             Source::Pty(pty) => ops.add(Events::with_data(&pty.as_fd(), data, EventSet::IN | EventSet::EDGE_TRIGGERED)),

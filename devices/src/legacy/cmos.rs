@@ -22,7 +22,7 @@
 //! interrupt (IRQ 8): no alarm, no periodic or update interrupt.
 
 use crate::bus::BusDevice;
-use crate::legacy::answer_byte;
+use crate::legacy::registers::answer_byte;
 use std::time::{Duration, SystemTime};
 
 mod civil;

@@ -7,7 +7,7 @@
 //! | 0 | write: a byte; reads 0xE9, by which `SeaBIOS` knows that somebody listens |
 
 use crate::bus::BusDevice;
-use crate::legacy::answer_byte;
+use crate::legacy::registers::answer_byte;
 
 const PRESENT: u8 = 0xe9;
 /// A longer line is cut into several, in bytes.

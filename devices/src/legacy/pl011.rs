@@ -27,7 +27,7 @@ use crate::bus::BusDevice;
 use crate::console::{ConsolePort, Intake, Output};
 use crate::interrupt::InterruptSink;
 use crate::legacy::receiver::Receiver;
-use crate::legacy::{answer_word, primecell_id, word};
+use crate::legacy::registers::{answer_word, primecell_id, word};
 use std::io::{self, Write};
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;

@@ -5,7 +5,7 @@
 //! own. Its registers are 32 bits wide.
 
 use crate::bus::BusDevice;
-use crate::legacy::{answer_word, word};
+use crate::legacy::registers::{answer_word, word};
 use vm_superio::Rtc;
 use vm_superio::rtc_pl031::NoEvents;
 

@@ -14,7 +14,7 @@
 //! | 0xFE0 to 0xFFC | identification |
 
 use crate::bus::BusDevice;
-use crate::legacy::{answer_word, primecell_id, word};
+use crate::legacy::registers::{answer_word, primecell_id, word};
 
 const DATA_LAST: u64 = 0x3FC;
 const DIRECTION: u64 = 0x400;

@@ -13,7 +13,7 @@
 //! that check how long it took see that there is nothing to measure by.
 
 use crate::bus::BusDevice;
-use crate::legacy::answer_byte;
+use crate::legacy::registers::answer_byte;
 
 const STORED: u8 = 0x0f;
 const OUTPUTS: u8 = 1 << 4 | 1 << 5;

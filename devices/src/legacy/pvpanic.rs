@@ -10,7 +10,7 @@
 
 use crate::bus::BusDevice;
 use crate::event::{EventSink, GuestEvent};
-use crate::legacy::answer_byte;
+use crate::legacy::registers::answer_byte;
 use std::sync::Arc;
 
 const PANICKED: u8 = 1 << 0;

@@ -24,7 +24,7 @@
 use crate::bus::BusDevice;
 use crate::console::{ConsolePort, Intake, Output};
 use crate::interrupt::InterruptSink;
-use crate::legacy::answer_byte;
+use crate::legacy::registers::answer_byte;
 use std::io::{self, Write};
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;

@@ -13,7 +13,7 @@
 //! Other offsets drop writes and read 0.
 
 use crate::bus::BusDevice;
-use crate::legacy::answer_byte;
+use crate::legacy::registers::answer_byte;
 
 const INDEX: u64 = 4;
 const DATA: u64 = 5;

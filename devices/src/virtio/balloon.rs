@@ -4,6 +4,7 @@
 //! free blocks, it reports them, and may use them again at any time without asking.
 
 mod discard;
+mod host_pages;
 mod statistics;
 
 use std::num::NonZeroU64;
@@ -20,10 +21,11 @@ use vm_memory::{GuestAddress, GuestMemoryBackend as _};
 use super::chain::Chain;
 use super::interrupt::Interrupt;
 use super::queue::{Fault, Queues};
-use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker};
+use super::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, VirtioDevice, Worker};
 use crate::registry::{Key, Kind, Value};
 use crate::units;
-use discard::discard;
+use discard::Discard;
+use host_pages::HostPages;
 use statistics::Statistics;
 
 /// Device type (section 5).
@@ -106,7 +108,10 @@ pub enum OutOfMemory {
 enum SizeError {
     #[error("A balloon of {size} bytes is larger than {max}")]
     TooLarge { size: u64, max: u64 },
-    #[error("It would take all of the guest's memory, which is {}: its `size` must be smaller", units::size_words(*mem))]
+    #[error(
+        "It would take all of the guest's memory, which is {}: its `size` must be smaller",
+        units::size_words(*mem)
+    )]
     AllMemory { mem: u64 },
 }
 
@@ -130,9 +135,15 @@ impl DeviceConfig for BalloonConfig {
         Ok(())
     }
 
-    fn open(&self) -> Opened {
+    fn open(&self, context: &OpenContext<'_>) -> Opened {
         let pages = self.pages()?;
-        let mut features = 1 << PAGE_REPORTING | 1 << PAGE_POISON;
+        let discard = Discard::new(context.ram);
+        let mut features = 1 << PAGE_POISON;
+        // What is free may be wanted at any moment, and a guest dies of a page that the pool no longer has. What the balloon
+        // takes, somebody wished to have.
+        if !discard.is_pooled() {
+            features |= 1 << PAGE_REPORTING;
+        }
         if self.oom == OutOfMemory::Deflate {
             features |= 1 << DEFLATE_ON_OOM;
         }
@@ -142,7 +153,8 @@ impl DeviceConfig for BalloonConfig {
         }
         let poison = Arc::new(AtomicU32::new(0));
         let statistics = Statistics::new(interval)?;
-        let worker = BalloonWorker { features: 0, poison: Arc::clone(&poison), statistics };
+        let host_pages = HostPages::new(discard.page());
+        let worker = BalloonWorker { features: 0, poison: Arc::clone(&poison), statistics, discard, host_pages };
         Ok(Box::new(Balloon { features, pages, actual: 0, poison, worker: Some(worker) }))
     }
 }
@@ -188,6 +200,11 @@ impl VirtioDevice for Balloon {
         }
     }
 
+    fn reset(&mut self) {
+        self.actual = 0;
+        self.poison.store(0, Ordering::Relaxed);
+    }
+
     fn workers(&mut self, _interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
         self.worker.take().into_iter().map(|worker| Box::new(worker) as Box<dyn Worker>).collect()
     }
@@ -197,6 +214,8 @@ struct BalloonWorker {
     features: u64,
     poison: Arc<AtomicU32>,
     statistics: Statistics,
+    discard: Discard,
+    host_pages: HostPages,
 }
 
 impl BalloonWorker {
@@ -213,11 +232,45 @@ impl BalloonWorker {
         self.has(PAGE_REPORTING).then_some(FIRST_OPTIONAL + before)
     }
 
+    /// Lets go of the pages that the chain lists, as far as they make whole pages of the host's.
+    fn inflate(&mut self, chain: &Chain) -> Result<(), Fault> {
+        let (mut pages, mut size) = (listed(chain)?, PAGE);
+        if self.host_pages.are_larger() {
+            pages = pages.into_iter().filter_map(|page| self.host_pages.insert(page)).collect();
+            pages.dedup();
+            size = self.discard.page() as u64;
+        }
+        // Neighbours go together: a system call for each would cost more than the rest.
+        for run in pages.chunk_by(|left, right| left + size == *right) {
+            for slice in chain.memory().get_slices(GuestAddress(run[0]), run.len() * size as usize) {
+                self.discard.discard(&slice.map_err(Fault::Access)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the pages that the chain lists out of the balloon: they are there again when the guest touches them, if no pool
+    /// must have one for that.
+    fn deflate(&mut self, chain: &Chain) -> Result<(), Fault> {
+        if !self.host_pages.are_larger() {
+            return Ok(());
+        }
+        for page in listed(chain)? {
+            let Some(start) = self.host_pages.remove(page).filter(|_| self.discard.is_pooled()) else { continue };
+            let slice = chain.memory().get_slice(GuestAddress(start), self.discard.page()).map_err(Fault::Access)?;
+            if let Err(error) = self.discard.populate(&slice) {
+                log::debug!("The host has no huge page for {start:#x}: {error}");
+                return Err(Fault::Request("The host has no huge page left for memory that the guest takes back"));
+            }
+        }
+        Ok(())
+    }
+
     /// A guest that fills free pages with a value finds them so, and the host has no pages but those of zeros.
     fn report(&self, chain: &Chain) -> Result<(), Fault> {
         let poison = if self.has(PAGE_POISON) { self.poison.load(Ordering::Relaxed) } else { 0 };
         if poison == 0 {
-            chain.writable().slices(0, u64::MAX)?.iter().for_each(discard);
+            chain.writable().slices(0, u64::MAX)?.iter().for_each(|slice| self.discard.discard(slice));
         }
         Ok(())
     }
@@ -234,6 +287,7 @@ impl Worker for BalloonWorker {
 
     fn start(&mut self, features: u64) {
         self.features = features;
+        self.host_pages.clear();
     }
 
     fn kick(&mut self, number: usize, queues: &mut Queues) -> Result<(), Fault> {
@@ -248,9 +302,8 @@ impl Worker for BalloonWorker {
         // Other devices have their turn after each chain, for one can mean much work.
         if let Some(chain) = queue.pop()? {
             match number {
-                INFLATE => inflate(&chain)?,
-                // Pages are there again when the guest touches them.
-                DEFLATE => {}
+                INFLATE => self.inflate(&chain)?,
+                DEFLATE => self.deflate(&chain)?,
                 _ => self.report(&chain)?,
             }
             queue.complete(chain, 0)?;
@@ -271,8 +324,8 @@ impl Worker for BalloonWorker {
     }
 }
 
-/// Lets go of the pages that the chain lists. Those that the guest does not have are skipped.
-fn inflate(chain: &Chain) -> Result<(), Fault> {
+/// The pages that the chain lists, sorted, each once. Those that the guest does not have are skipped.
+fn listed(chain: &Chain) -> Result<Vec<u64>, Fault> {
     let mut list = vec![0; chain.readable().len().min(4 * REQUEST_PAGES) as usize];
     chain.readable().read(0, &mut list)?;
     let (list, _) = list.as_chunks::<4>();
@@ -281,13 +334,7 @@ fn inflate(chain: &Chain) -> Result<(), Fault> {
     let mut pages: Vec<_> = list.iter().map(address).filter(exists).collect();
     pages.sort_unstable();
     pages.dedup();
-    // Neighbours go together: a system call for each would cost more than the rest.
-    for run in pages.chunk_by(|left, right| left + PAGE == *right) {
-        for slice in chain.memory().get_slices(GuestAddress(run[0]), run.len() * PAGE as usize) {
-            discard(&slice.map_err(Fault::Access)?);
-        }
-    }
-    Ok(())
+    Ok(pages)
 }
 
 #[cfg(test)]

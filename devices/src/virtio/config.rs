@@ -1,79 +1,23 @@
-//! What a virtio device shall be, as data: each kind's struct says its keys, defaults and rules, and makes the device.
+//! The virtio devices that a guest shall have, as data: every kind in one list.
 
 use std::error::Error;
-use std::fmt::Debug;
 use std::path::PathBuf;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::VirtioDevice;
+use super::backing::RamBacking;
+use super::device_config::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, ShmRegion, ShmRequest};
 use super::{balloon, blk, console, net, rng, vsock};
-use crate::key_values::{self, KeyValues, OptionError};
+use crate::key_values::{KeyValues, OptionError};
 use crate::registry::Kind;
-
-/// Nothing, or why there can be no such device.
-pub type Checked = Result<(), Box<dyn Error + Send + Sync>>;
-
-/// A new device, or why there is none.
-pub type Opened = Result<Box<dyn VirtioDevice>, Box<dyn Error + Send + Sync>>;
-
-/// The guest that a device is for, as far as rules of devices look at it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GuestLimits {
-    /// Its memory in bytes.
-    pub mem: u64,
-}
-
-/// The configuration of a kind of device.
-pub trait DeviceConfig: Clone + Debug + PartialEq + DeserializeOwned + Serialize + Sized {
-    /// Name, keys and help.
-    const KIND: &'static Kind;
-
-    /// Whether such a device is opened after all others. Those that make files empty are: nothing is lost for the want of
-    /// another device, and by then images are locked.
-    const OPENS_LAST: bool = false;
-
-    /// Reads what a text says.
-    fn from_text(values: &KeyValues) -> Result<Self, OptionError> {
-        values.read()
-    }
-
-    /// Texts that say all of it.
-    fn texts(&self) -> Vec<String> {
-        vec![key_values::write(Self::KIND, self)]
-    }
-
-    /// Takes what another text says about the same device, where texts add up; otherwise returns it.
-    fn join(&mut self, other: Self) -> Result<(), Self> {
-        Err(other)
-    }
-
-    /// The files of the host that it uses.
-    fn files(&self) -> Vec<PathBuf> {
-        Vec::new()
-    }
-
-    /// Whether a guest can have such a device, as far as that can be told without the host.
-    fn check(&self, _guest: GuestLimits) -> Checked {
-        Ok(())
-    }
-
-    /// Whether a guest can have this device beside another one of its kind; if not, what both do wrong.
-    fn check_beside(&self, _other: &Self) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// Makes the device, with all that it needs of the host.
-    fn open(&self) -> Opened;
-}
 
 /// Why a guest cannot have such devices.
 #[derive(Debug, Error)]
 pub enum DeviceError {
     /// There is no such kind.
-    #[error("There is no device `{name}`; there is {}", KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", "))]
+    #[error("There is no device `{name}`; there is {}", kind_names())]
     UnknownKind {
         /// The name.
         name: String,
@@ -172,8 +116,13 @@ macro_rules! kinds {
                 }
             }
 
-            pub(super) fn make(&self) -> Opened {
-                match self { $(Self::$name(config) => config.open(),)* }
+            /// The memory that it shares with the guest besides RAM.
+            pub fn shm(&self) -> Vec<ShmRequest> {
+                match self { $(Self::$name(config) => config.shm(),)* }
+            }
+
+            pub(super) fn make(&self, context: &OpenContext<'_>) -> Opened {
+                match self { $(Self::$name(config) => config.open(context),)* }
             }
         }
     };
@@ -208,9 +157,14 @@ impl VirtioConfig {
     }
 
     /// Makes the device, with all that it needs of the host.
-    pub fn open(&self) -> Result<Box<dyn VirtioDevice>, DeviceError> {
-        self.make().map_err(|source| DeviceError::Device { device: self.text(), source })
+    pub fn open(&self, context: &OpenContext<'_>) -> Result<Box<dyn VirtioDevice>, DeviceError> {
+        self.make(context).map_err(|source| DeviceError::Device { device: self.text(), source })
     }
+}
+
+/// All kinds, in a message.
+fn kind_names() -> String {
+    KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ")
 }
 
 /// The kind of this name.
@@ -235,11 +189,19 @@ pub fn check(devices: &[VirtioConfig], guest: GuestLimits) -> Result<(), DeviceE
     Ok(())
 }
 
-/// Makes all devices, in the order in which that must be; they come in the order of the configuration.
-pub fn open(devices: &[VirtioConfig]) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
+/// Makes all devices, in the order in which that must be; they come in the order of the configuration, as do the regions of
+/// shared memory that each asked for.
+pub fn open(
+    devices: &[VirtioConfig],
+    shm: &[Vec<ShmRegion>],
+    ram: RamBacking,
+) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
     let mut order: Vec<_> = devices.iter().enumerate().collect();
     order.sort_by_key(|(_, device)| device.opens_last());
-    let open = |(index, device): (usize, &VirtioConfig)| Ok((index, device.open()?));
+    let open = |(index, device): (usize, &VirtioConfig)| {
+        let shm = shm.get(index).map_or(&[][..], Vec::as_slice);
+        Ok((index, device.open(&OpenContext { shm, ram })?))
+    };
     let mut opened = order.into_iter().map(open).collect::<Result<Vec<_>, DeviceError>>()?;
     opened.sort_by_key(|(index, _)| *index);
     Ok(opened.into_iter().map(|(_, device)| device).collect())
@@ -249,7 +211,7 @@ pub fn open(devices: &[VirtioConfig]) -> Result<Vec<Box<dyn VirtioDevice>>, Devi
 #[cfg(test)]
 pub(crate) fn make(config: &VirtioConfig) -> Opened {
     config.check(GuestLimits { mem: u64::MAX })?;
-    config.make()
+    config.make(&OpenContext::default())
 }
 
 /// The same from a text.
@@ -262,6 +224,67 @@ pub(crate) fn make_from(text: &str) -> Opened {
 mod tests {
     use super::*;
     use crate::registry::{OFF, Value};
+    use crate::virtio::interrupt::Interrupt;
+    use crate::virtio::{VirtioDevice, Worker};
+
+    /// A device that shares memory with its guest, and tells in its configuration space where that is.
+    #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+    struct SharingConfig;
+
+    struct Sharing(Vec<u8>);
+
+    impl DeviceConfig for SharingConfig {
+        const KIND: &'static Kind = KINDS[0];
+
+        fn shm(&self) -> Vec<ShmRequest> {
+            ["cache", "log"].map(|name| ShmRequest { name: name.to_owned(), size: 1 << 30 }).to_vec()
+        }
+
+        fn open(&self, context: &OpenContext<'_>) -> Opened {
+            let starts = context.shm.iter().flat_map(|region| region.range.start.to_le_bytes());
+            Ok(Box::new(Sharing(starts.collect())))
+        }
+    }
+
+    impl VirtioDevice for Sharing {
+        fn device_type(&self) -> u32 {
+            63
+        }
+
+        fn queue_sizes(&self) -> Vec<u16> {
+            Vec::new()
+        }
+
+        fn read_config(&self, offset: u64, data: &mut [u8]) {
+            crate::virtio::read_bytes(&self.0, offset, data);
+        }
+
+        fn workers(&mut self, _interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn a_device_gets_the_addresses_of_the_memory_that_it_asks_for() {
+        let config = SharingConfig;
+        let region = |request: ShmRequest, start| ShmRegion { name: request.name, range: start..start + request.size };
+        let shm: Vec<_> = config.shm().into_iter().zip([4 << 30, 8 << 30]).map(|(ask, at)| region(ask, at)).collect();
+        let device = config.open(&OpenContext { shm: &shm, ..OpenContext::default() }).unwrap();
+        let mut starts = [0; 16];
+        device.read_config(0, &mut starts);
+        assert_eq!(
+            starts.as_chunks().0.iter().map(|start| u64::from_le_bytes(*start)).collect::<Vec<_>>(),
+            [4 << 30, 8 << 30]
+        );
+    }
+
+    #[test]
+    fn no_device_that_there_is_asks_for_memory_besides_ram() {
+        for kind in KINDS {
+            let config = VirtioConfig::parse(&format!("{}{}", kind.name, required(kind, ""))).unwrap();
+            assert_eq!(config.shm(), []);
+        }
+    }
 
     #[test]
     fn names_are_unique_and_examples_are_taken() {
@@ -279,6 +302,7 @@ mod tests {
             ("net", "mac") => "02:00:00:00:00:01",
             ("net", "mtu") => "1400",
             ("vsock", "cid") => "77",
+            ("blk", "block-size") => "4K",
             _ => "2",
         }
     }

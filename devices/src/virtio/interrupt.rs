@@ -5,8 +5,10 @@
 //! over MMIO; or a message for each queue, as MSI-X has it over PCI, for which a sink looks up the queue's vector.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::interrupt::InterruptSink;
 
@@ -47,10 +49,13 @@ pub struct Interrupt(Arc<Shared>);
 struct Shared {
     sink: Box<dyn NotificationSink>,
     status: AtomicU32,
-    generation: AtomicU32,
+    /// It is locked as long as the configuration changes: no driver that reads it twice sees half of a change in between.
+    generation: Mutex<u32>,
     /// The driver is ready: it can be interrupted.
     live: AtomicBool,
     needs_reset: AtomicBool,
+    /// Who is woken when the device needs a reset.
+    watchers: Mutex<Vec<Arc<EventFd>>>,
 }
 
 /// An interrupt's state, as values.
@@ -69,15 +74,32 @@ pub struct InterruptState {
 impl Interrupt {
     /// The interrupt of a device whose driver is not there yet.
     pub fn new(sink: Box<dyn NotificationSink>) -> Self {
-        let (status, generation) = (AtomicU32::new(0), AtomicU32::new(0));
         let (live, needs_reset) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self(Arc::new(Shared { sink, status, generation, live, needs_reset }))
+        let (generation, watchers) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Shared { sink, status: AtomicU32::new(0), generation, live, needs_reset, watchers }))
     }
 
-    /// Configuration space changed by the device's own doing.
-    pub fn config_changed(&self) {
-        self.0.generation.fetch_add(1, Ordering::Release);
-        self.raise(Notification::ConfigChange);
+    /// Has configuration space changed by the device's own doing: by `change`, which says whether it did, and with the
+    /// generation at once (section 2.5.3). Returns the same.
+    pub fn config_changed(&self, change: impl FnOnce() -> bool) -> bool {
+        let mut generation = self.generation();
+        let changed = change();
+        if changed {
+            *generation = generation.wrapping_add(1);
+            drop(generation);
+            self.raise(Notification::ConfigChange);
+        }
+        changed
+    }
+
+    /// Has the event signalled when the device needs a reset: then none of its workers may go on.
+    pub(super) fn watch(&self, event: &Arc<EventFd>) {
+        self.watchers().push(Arc::clone(event));
+    }
+
+    /// Whether the device only goes on after a reset.
+    pub(super) fn awaits_reset(&self) -> bool {
+        self.0.needs_reset.load(Ordering::Acquire)
     }
 
     /// Buffers of the queue were used.
@@ -88,6 +110,10 @@ impl Interrupt {
     /// The device can only go on after a reset (section 2.1.2).
     pub(super) fn needs_reset(&self) {
         self.0.needs_reset.store(true, Ordering::Release);
+        for event in &*self.watchers() {
+            // It fails only when its counter is full, and then it is readable already.
+            let _ = event.write(1);
+        }
         self.raise(Notification::ConfigChange);
     }
 
@@ -107,10 +133,18 @@ impl Interrupt {
     pub(super) fn state(&self) -> InterruptState {
         InterruptState {
             status: self.0.status.load(Ordering::Acquire),
-            generation: self.0.generation.load(Ordering::Acquire),
+            generation: *self.generation(),
             live: self.0.live.load(Ordering::Acquire),
-            needs_reset: self.0.needs_reset.load(Ordering::Acquire),
+            needs_reset: self.awaits_reset(),
         }
+    }
+
+    fn generation(&self) -> MutexGuard<'_, u32> {
+        self.0.generation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watchers(&self) -> MutexGuard<'_, Vec<Arc<EventFd>>> {
+        self.0.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn acknowledge(&self, bits: u32) {
@@ -131,8 +165,6 @@ impl Interrupt {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     /// Remembers what it was notified of, as a sink with an interrupt for each queue would tell it apart.
@@ -150,11 +182,12 @@ mod tests {
         let recorder = Recorder::default();
         let interrupt = Interrupt::new(Box::new(recorder.clone()));
         interrupt.used(0);
-        interrupt.config_changed();
+        interrupt.config_changed(|| true);
         assert_eq!(*recorder.0.lock().unwrap(), [], "no driver is there");
         interrupt.set_live(true);
         interrupt.used(3);
-        interrupt.config_changed();
+        assert!(interrupt.config_changed(|| true));
+        assert!(!interrupt.config_changed(|| false), "nothing is to be told");
         interrupt.needs_reset();
         let expected = [Notification::UsedBuffer(3), Notification::ConfigChange, Notification::ConfigChange];
         assert_eq!(*recorder.0.lock().unwrap(), expected);

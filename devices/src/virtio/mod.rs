@@ -1,12 +1,14 @@
 //! virtio devices (Virtual I/O Device (VIRTIO) specification 1.2), apart from the transport that guests reach them by.
 //!
-//! A device is a file with a [`config::DeviceConfig`] and a line in [`config`]. It has two sides. The [`VirtioDevice`] answers
+//! A device is a file with a [`DeviceConfig`] and a line in [`config`]. It has two sides. The [`VirtioDevice`] answers
 //! for features and configuration space, in the threads of vCPUs, and never waits. Its [`Worker`]s own the
 //! virtqueues while the driver runs; a [`runner::Runner`] drives each in an event loop: the main thread's, or
 //! one of its own. Transport and runners talk by messages, so nothing of a device is shared but what it shares itself.
 
+pub mod backing;
 pub mod chain;
 pub mod config;
+mod device_config;
 #[cfg(any(test, feature = "testing"))]
 pub mod driver;
 pub mod interrupt;
@@ -29,9 +31,9 @@ use std::ops::Range;
 
 use event_manager::{EventOps, Events};
 
-use crate::console::ConsoleOutput;
-pub use config::{Checked, DeviceConfig, GuestLimits, Opened, VirtioConfig};
-use console::ConsoleHandle;
+use crate::console::Consoles;
+use console::handle::ConsoleHandle;
+pub use device_config::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, ShmRegion, ShmRequest};
 use interrupt::Interrupt;
 use queue::{Fault, Queues};
 
@@ -57,9 +59,12 @@ pub trait VirtioDevice: Send {
     /// Takes what the driver writes to configuration space at `offset`.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
-    /// Connects the guest's console, of which `output` makes the end, if the device is one; returns the way to it. Asked before
-    /// its workers.
-    fn connect_console(&mut self, _output: &dyn Fn() -> Box<dyn ConsoleOutput>) -> Option<ConsoleHandle> {
+    /// The driver resets the device: what drivers have written to configuration space is forgotten.
+    fn reset(&mut self) {}
+
+    /// Connects the guest's console to its other end, and further ports that are consoles, if the device has them; returns the way
+    /// to the guest's console. Asked before its workers.
+    fn connect_console(&mut self, _consoles: &dyn Consoles) -> Option<ConsoleHandle> {
         None
     }
 

@@ -339,6 +339,11 @@ impl Queues {
         }
     }
 
+    /// Has the worker kicked for each active queue.
+    pub(super) fn kick(&self) {
+        self.slots.iter().flatten().for_each(VirtQueue::kick);
+    }
+
     /// Numbers of the active queues.
     pub(super) fn active(&self) -> Vec<usize> {
         let slots = (self.first..).zip(&self.slots);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::interrupt::Interrupt;
 use super::queue::{Fault, Queues};
 use super::rate::RateLimiter;
-use super::{DeviceConfig, Opened, VirtioDevice, Worker};
+use super::{DeviceConfig, OpenContext, Opened, VirtioDevice, Worker};
 use crate::registry::{Key, Kind, Value};
 
 /// Device type (section 5).
@@ -48,7 +48,7 @@ pub struct RngConfig {
 impl DeviceConfig for RngConfig {
     const KIND: &'static Kind = &KIND;
 
-    fn open(&self) -> Opened {
+    fn open(&self, _context: &OpenContext<'_>) -> Opened {
         let limiter = RateLimiter::new(self.rate.map(NonZeroU64::get))?;
         Ok(Box::new(Entropy { worker: Some(EntropyWorker { limiter }) }))
     }
@@ -169,6 +169,18 @@ mod tests {
         for head in 0..16 {
             assert_eq!(guest.wait_used(0), (head, 0x8000));
         }
+    }
+
+    #[test]
+    fn a_queue_that_is_reset_starts_anew_and_its_rate_does_not() {
+        let mut guest = guest("rng,rate=40K");
+        let started = Instant::now();
+        for _ in 0..1000 {
+            guest.renew_queue(0);
+            assert_eq!(guest.request(0, &[(BUFFERS, 20, WRITE)]), 20);
+        }
+        // 20 KB less the burst of 4 KiB.
+        assert!(started.elapsed() >= Duration::from_millis(250), "{:?}", started.elapsed());
     }
 
     #[test]

@@ -120,6 +120,7 @@ impl Runner {
         let given_up = Arc::<AtomicBool>::default();
         let handle = RunnerHandle { requests: sender, wake: Arc::clone(&wake), given_up: Arc::clone(&given_up) };
         let (queues, failure) = (Queues::new(worker.queues()), Failure::default());
+        interrupt.watch(&wake);
         Ok((Self { worker, queues, kicks, requests, wake, interrupt, faults: 0, given_up, failure }, handle))
     }
 
@@ -144,7 +145,11 @@ impl Runner {
                     }
                 }
                 Command::StartQueue(number, queue) => self.start_queue(number, *queue),
-                Command::StopQueue(queue) => self.stop_queue(queue),
+                Command::StopQueue(queue) => {
+                    self.stop_queue(queue);
+                    // The driver may have to be told by another queue of what ends with this one.
+                    self.queues.kick();
+                }
                 Command::Stop => self.stop(),
             }
             let _ = done.send(());
@@ -152,6 +157,9 @@ impl Runner {
     }
 
     fn start_queue(&mut self, number: usize, queue: VirtQueue) {
+        if self.interrupt.awaits_reset() {
+            return;
+        }
         // What was made available before is not kicked for again.
         queue.kick();
         self.queues.set(number, Some(queue));
@@ -177,7 +185,7 @@ impl Runner {
         if self.queues.get(queue).is_some() { self.worker.kick(queue, &mut self.queues) } else { Ok(()) }
     }
 
-    /// After an error, nothing of the device goes on until its driver resets it.
+    /// After an error, nothing of the device goes on until its driver resets it: its other workers stop as well, once woken.
     fn fail(&mut self, fault: &Fault) {
         self.faults = self.faults.saturating_add(1);
         let level = if self.faults <= LOGGED_FAULTS { log::Level::Warn } else { log::Level::Debug };
@@ -208,6 +216,9 @@ impl MutEventSubscriber for Runner {
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
+        if self.interrupt.awaits_reset() {
+            self.stop();
+        }
         let result = match events.data() {
             REQUEST => {
                 self.serve();
@@ -360,7 +371,7 @@ mod tests {
 
     use super::*;
     use crate::virtio::VirtioDevice;
-    use crate::virtio::testing::Guest;
+    use crate::virtio::testing::{Guest, register};
 
     /// Tells of each kick, and then waits as long as there is somebody to let it go on.
     struct Waiting {
@@ -414,5 +425,52 @@ mod tests {
         drop(go);
         end.join().unwrap();
         assert_eq!(kicks.try_recv(), Ok(1));
+    }
+
+    /// A worker that waits for the host without end, while a driver waits for its reset, and another that can end.
+    #[test]
+    fn what_waits_for_the_host_is_given_up() {
+        let ((kicked, kicks), (go, go_on)) = (channel(), channel());
+        let mut guest = Guest::new(Box::new(Device(Some(Waiting { kicked, go_on }))));
+        guest.start();
+        assert_eq!(kicks.recv(), Ok(0));
+        let threads = std::mem::take(&mut guest.threads);
+        let reset = thread::spawn(move || {
+            guest.write(register::STATUS, 0);
+            drop(guest);
+        });
+        let started = Instant::now();
+        assert_eq!(threads.finish(started + Duration::from_millis(200)), ["runner"]);
+        assert!(started.elapsed() >= Duration::from_millis(200));
+        reset.join().unwrap();
+        drop(go);
+    }
+
+    /// What the host does not have for a worker.
+    struct Poor;
+
+    impl Worker for Poor {
+        fn queues(&self) -> Range<usize> {
+            0..1
+        }
+
+        fn prepare(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::OutOfMemory.into())
+        }
+
+        fn kick(&mut self, _queue: usize, _queues: &mut Queues) -> Result<(), Fault> {
+            unreachable!("It never started");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_cannot_start_is_told_and_ends() {
+        let interrupt = Interrupt::new(Box::new(crate::interrupt::IrqLine::new().unwrap()));
+        let (runner, handle) = Runner::new(Box::new(Poor), Vec::new(), interrupt).unwrap();
+        let mut threads = WorkerThreads::default();
+        threads.start("poor".into(), runner).unwrap();
+        assert_eq!(threads.started().unwrap_err().to_string(), "Cannot start a virtio device");
+        handle.ask(Command::Stop);
+        assert!(threads.finish(Instant::now() + Duration::from_secs(20)).is_empty());
     }
 }

@@ -47,7 +47,7 @@ pub struct Guest {
     pub irq: IrqLine,
     queues: Vec<Ring>,
     /// Ends after `mmio` so that no request waits.
-    _lanes: WorkerThreads,
+    pub threads: WorkerThreads,
 }
 
 impl Guest {
@@ -62,7 +62,7 @@ impl Guest {
         for runner in runners {
             threads.start("runner".into(), runner).unwrap();
         }
-        Self { mmio, memory, irq, queues: no_rings(count), _lanes: threads }
+        Self { mmio, memory, irq, queues: no_rings(count), threads }
     }
 
     pub fn read(&mut self, register: u64) -> u32 {
@@ -112,6 +112,19 @@ impl Guest {
             self.queues[queue] = ring;
         }
         ready
+    }
+
+    /// Resets a queue, and nothing else; returns when it is off.
+    pub fn reset_queue(&mut self, queue: usize) {
+        self.write(r::QUEUE_SELECT, queue as u32);
+        self.write(r::QUEUE_RESET, 1);
+        assert_eq!((self.read(r::QUEUE_RESET), self.read(r::QUEUE_READY)), (0, 0));
+    }
+
+    /// Resets a queue and sets it up anew.
+    pub fn renew_queue(&mut self, queue: usize) {
+        self.reset_queue(queue);
+        assert!(self.set_up_queue(queue, 16));
     }
 
     pub fn driver_ok(&mut self) {

@@ -13,13 +13,16 @@ enum { START = 64 << 20, END = 96 << 20 };
 static struct virtio_device balloon;
 static struct virtqueue queues[3];
 static uint32_t list[LIST];
+/* Where memory is made of huge pages, there are no reports, and less than such a page is not given up. */
+static bool has_reports;
 
 static void start(void)
 {
-	uint32_t status = virtio_negotiate(&balloon, VIRTIO_F_VERSION_1 | PAGE_REPORTING);
+	has_reports = virtio_offered(&balloon) & PAGE_REPORTING;
+	uint32_t status = virtio_negotiate(&balloon, VIRTIO_F_VERSION_1 | (has_reports ? PAGE_REPORTING : 0));
 	if (status != (VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_FEATURES_OK))
 		check(false, "negotiation", status);
-	for (unsigned number = 0; number < 3; number++)
+	for (unsigned number = 0; number < (has_reports ? 3 : 2); number++)
 		if (!virtio_set_up_queue(&balloon, &queues[number], number, SIZE))
 			check(false, "queue-set-up", number);
 	virtio_start(&balloon);
@@ -90,7 +93,7 @@ static void test_lies(void)
 	list[LIST - 1] = START / PAGE;
 	write64(START, 1);
 	send_list(INFLATE);
-	check(read64(START) == 0, "wrong-pages-are-skipped", read64(START));
+	check(read64(START) == !has_reports, "wrong-pages-are-skipped", read64(START));
 	virtio_write(&balloon, ACTUAL, ~0u);
 	check(virtio_read(&balloon, ACTUAL) == ~0u, "actual", virtio_read(&balloon, ACTUAL));
 
@@ -98,9 +101,11 @@ static void test_lies(void)
 	request(INFLATE);
 	check(true, "list-of-256-mib", 0);
 
-	queues[REPORT].descriptors[0] = (struct virtio_descriptor){ balloon.base, PAGE, VIRTIO_WRITE, 0 };
-	virtio_publish(&queues[REPORT], 0);
-	virtio_notify(&balloon, &queues[REPORT]);
+	unsigned number = has_reports ? REPORT : INFLATE;
+	uint16_t flags = has_reports ? VIRTIO_WRITE : 0;
+	queues[number].descriptors[0] = (struct virtio_descriptor){ balloon.base, PAGE, flags, 0 };
+	virtio_publish(&queues[number], 0);
+	virtio_notify(&balloon, &queues[number]);
 	while (!(virtio_read(&balloon, VIRTIO_STATUS) & VIRTIO_NEEDS_RESET))
 		pause();
 	start();
@@ -124,9 +129,11 @@ void main(void)
 	send_all(DEFLATE);
 	use(0, "pages-from-the-balloon-are-zero");
 	wait_for_key("used again");
-	report_all();
-	wait_for_key("reported");
-	use(0, "reported-pages-are-zero");
+	if (has_reports) {
+		report_all();
+		wait_for_key("reported");
+		use(0, "reported-pages-are-zero");
+	}
 	test_lies();
 	finish();
 }

@@ -4,7 +4,10 @@
  *   port   the same on port 1, of which the console tells the name
  *   panic  panics in words
  *   idle   says "ready" and reads nothing
- *   flood  prints without end
+ *   flood  prints without end, with `line=1` one line of letters that never repeat
+ *   lines  prints `kib=` KiB in lines of `size=` bytes, a whole number of KiB, and powers off
+ *   say    says the initrd's bytes, and nothing else, on `port=` 0, 1 or `serial`, a FORM FEED being a pause of 100 ms; then ends as
+ *          `then=power-off|reset|triple-fault|spin|panic` says. What it says on ports 0 and 1 it does not wait for.
  * With `plain=1` the driver knows nothing of control messages, so there is port 0 only.
  */
 #include "virtio.h"
@@ -76,6 +79,12 @@ static void give_room(struct virtqueue *queue, void *buffers)
 	virtio_notify(&console, queue);
 }
 
+static bool is_asked(const char *what)
+{
+	const char *asked = option("do");
+	return asked && is_word(asked, what);
+}
+
 static void hear(const struct message *message, uint32_t length)
 {
 	const uint16_t *size = (const uint16_t *)message->rest;
@@ -96,9 +105,11 @@ static void hear(const struct message *message, uint32_t length)
 		say(0, "\n");
 		break;
 	case PORT_NAME:
-		say(0, "name ");
-		send(&transmit[0], message->rest, length - 8);
-		say(0, "\n");
+		if (!is_asked("say")) {
+			say(0, "name ");
+			send(&transmit[0], message->rest, length - 8);
+			say(0, "\n");
+		}
 		tell(message->port, PORT_OPEN, 1);
 		break;
 	case PORT_OPEN:
@@ -157,10 +168,81 @@ static void echo(unsigned port, bool plain)
 	}
 }
 
-static bool is_asked(const char *what)
+/* Letters in no order (Marsaglia's xorshift). */
+static const char *letters(void)
 {
-	const char *asked = option("do");
-	return asked && is_word(asked, what);
+	static uint64_t state = 88172645463325252ul;
+	static char text[257];
+	for (unsigned i = 0; i < sizeof text - 1; i++) {
+		state ^= state << 13;
+		state ^= state >> 7;
+		state ^= state << 17;
+		text[i] = 'a' + state % 16;
+	}
+	return text;
+}
+
+static void print_lines(uint64_t size, uint64_t kib)
+{
+	enum { KIB = 1024 };
+	static char text[KIB], end[KIB];
+	for (unsigned i = 0; i < KIB; i++)
+		text[i] = end[i] = "All work and no play makes Jack a dull boy "[i % 43];
+	end[KIB - 1] = '\n';
+	for (uint64_t i = 1; i <= kib; i++)
+		send(&transmit[0], i % (size / KIB) ? text : end, KIB);
+}
+
+/* By ACPI's timer (3.579545 MHz, 24 bits). */
+static void wait_100_ms(void)
+{
+	uint32_t start = inl(0x608);
+	while (((inl(0x608) - start) & 0xffffff) < 357954)
+		pause();
+}
+
+/* Up to the next pause; returns how much that was. */
+static uint64_t say_piece(const char *port, const char *text, uint64_t size)
+{
+	struct virtqueue *queue = &transmit[is_word(port, "1")];
+	uint64_t length = 0;
+	while (length < size && text[length] != '\f')
+		length++;
+	if (is_word(port, "serial")) {
+		for (uint64_t i = 0; i < length; i++)
+			put_char(text[i]);
+	} else if (length) {
+		/* The device is done with earlier pieces: each is behind a pause. */
+		queue->descriptors[0] = (struct virtio_descriptor){ (uint64_t)text, length, 0, 0 };
+		virtio_publish(queue, 0);
+		virtio_notify(&console, queue);
+	}
+	return length;
+}
+
+static void say_initrd(const char *port)
+{
+	const char *text = (const char *)initrd_start();
+	for (uint64_t at = 0; at < initrd_size(); at++) {
+		at += say_piece(port, text + at, initrd_size() - at);
+		if (at < initrd_size())
+			wait_100_ms();
+	}
+}
+
+static _Noreturn void end(const char *how)
+{
+	struct __attribute__((packed)) { uint16_t limit; uint64_t base; } none = { 0, 0 };
+	if (is_word(how, "power-off"))
+		power_off();
+	if (is_word(how, "reset"))
+		outb(RESET_CONTROL, 0x6);
+	if (is_word(how, "panic"))
+		outb(PVPANIC, 0x1);
+	if (is_word(how, "triple-fault"))
+		__asm__ volatile("lidt %0; ud2" : : "m"(none));
+	for (;;)
+		pause();
 }
 
 void main(void)
@@ -170,14 +252,25 @@ void main(void)
 		print("no console device\n");
 		power_off();
 	}
+	if (is_asked("say")) {
+		const char *port = option("port"), *then = option("then");
+		if (!is_word(port, "serial"))
+			set_up(plain);
+		say_initrd(port);
+		end(then);
+	}
 	print("serial\n");
 	set_up(plain);
+	if (is_asked("lines")) {
+		print_lines(number_option("size", 1024), number_option("kib", 1));
+		power_off();
+	}
 	if (is_asked("panic")) {
 		say(0, "[    1.0] Kernel panic - not syncing: in words\n");
 		halt_forever();
 	}
 	while (is_asked("flood"))
-		say(0, "All work and no play\n");
+		say(0, number_option("line", 0) ? letters() : "All work and no play\n");
 	say(is_asked("port"), "ready\n");
 	while (is_asked("idle"))
 		pause();

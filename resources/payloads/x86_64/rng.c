@@ -1,4 +1,5 @@
-/* The entropy device through its registers, its ring and its interrupt; then what a driver that lies can do to it. */
+/* The entropy device through its registers, its ring and its interrupt; then what a driver that lies can do to it. `log=N` instead
+ * has a queue refused N times, of which the monitor's log tells. */
 #include "virtio.h"
 
 enum { ENTROPY = 4, VECTOR = 0x50, SIZE = 16, ROUNDS = 20 };
@@ -116,10 +117,22 @@ static void test_lies(void)
 	check(request() == sizeof random_words, "works-after-resets", 0);
 }
 
+static void fill_log(uint64_t count)
+{
+	virtio_negotiate(&rng, VIRTIO_F_VERSION_1);
+	virtio_write(&rng, VIRTIO_QUEUE_SELECT, 0);
+	for (uint64_t refused = 0; refused < count; refused++)
+		virtio_write(&rng, VIRTIO_QUEUE_READY, 1);
+}
+
 void main(void)
 {
 	if (!virtio_find(ENTROPY, number_option("skip", 0), &rng)) {
 		check(false, "found", 0);
+		finish();
+	}
+	if (number_option("log", 0)) {
+		fill_log(number_option("log", 0));
 		finish();
 	}
 	check(virtio_read(&rng, VIRTIO_MAGIC) == 0x74726976, "magic", virtio_read(&rng, VIRTIO_MAGIC));

@@ -5,7 +5,8 @@
 use carpel_arch::x86_64::cpu::CpuModel;
 use carpel_devices::key_values::KeyValues;
 use carpel_devices::units;
-use carpel_devices::virtio::config::{self, GuestLimits, KINDS, VirtioConfig};
+use carpel_devices::virtio::GuestLimits;
+use carpel_devices::virtio::config::{self, KINDS, VirtioConfig};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -19,7 +20,8 @@ fuzz_target!(|data: &[u8]| {
     let guest = GuestLimits { mem: 1 << 30 };
     let _ = config::check(&devices, guest);
     for device in devices.iter().filter(|device| config::check(std::slice::from_ref(*device), guest).is_ok()) {
-        let again = device.texts().into_iter().map(|text| VirtioConfig::parse(&text).expect("It is read as it is written"));
+        let read = |text: String| VirtioConfig::parse(&text).expect("It is read as it is written");
+        let again = device.texts().into_iter().map(read);
         let joined = again.reduce(|mut first, more| {
             first.join(more).expect("What is written adds up");
             first

@@ -1,6 +1,7 @@
 //! The benchmark: carpel against the least that can be done, and against its peers, in one run. It prints Markdown for
 //! docs/performance.md; what its columns mean stands there.
 
+mod console;
 mod devices;
 mod exits;
 mod linux;
@@ -10,7 +11,7 @@ mod start;
 mod table;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -27,6 +28,8 @@ pub struct Wanted {
     pub only: Option<Part>,
     /// How often each monitor starts.
     pub runs: usize,
+    /// An earlier carpel to compare with.
+    pub before: Option<PathBuf>,
 }
 
 /// Where to measure.
@@ -34,6 +37,8 @@ pub struct Wanted {
 pub enum Part {
     /// Test guests on this machine's own /dev/kvm.
     Payloads,
+    /// Judging the console, on this machine's own /dev/kvm.
+    Console,
     /// The stock kernel, in a host that can run it.
     Linux,
     /// Its devices, there.
@@ -50,6 +55,10 @@ pub fn run(wanted: &Wanted) -> Result<()> {
     let wants = |part| wanted.only.is_none_or(|only| only == part);
     if wants(Part::Payloads) {
         payloads(&carpel, wanted.runs)?;
+    }
+    if wants(Part::Console) {
+        heading(format!("Judging the console; {}", load()?));
+        console::measure(&carpel, wanted.before.as_deref(), wanted.runs.div_ceil(8))?;
     }
     if wants(Part::Linux) {
         linux::measure(arch, &carpel)?;

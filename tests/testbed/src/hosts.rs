@@ -68,7 +68,8 @@ impl Counts {
 
 fn print(kinds: &[(Host, Counts)]) {
     println!(
-        "\n| host | boots | hosts lost | guests run | guests lost with their host twice, or failed | mean time of a boot |"
+        "\n| host | boots | hosts lost | guests run | guests lost with their host twice, or failed \
+         | mean time of a boot |"
     );
     println!("| --- | --- | --- | --- | --- | --- |");
     for (host, Counts { guests, failed, time }) in kinds {

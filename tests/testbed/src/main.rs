@@ -54,6 +54,9 @@ enum Cli {
         /// How often each monitor starts a test guest
         #[arg(long, default_value_t = 40, value_name = "N")]
         runs: usize,
+        /// An earlier build of carpel to compare with, where a table has a place for it
+        #[arg(long, value_name = "FILE")]
+        before: Option<PathBuf>,
     },
 }
 
@@ -61,7 +64,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse() {
         Cli::Demo { qemu, prepared, verbose } => demo::run(&demo::Wanted { qemu, prepared, verbose }),
         Cli::Hosts { boots } => hosts::run(boots),
-        Cli::Bench { only, runs } => bench::run(&bench::Wanted { only, runs }),
+        Cli::Bench { only, runs, before } => bench::run(&bench::Wanted { only, runs, before }),
         Cli::Verify { full, only, qemu, verbose } => verify::run(&Wanted { full, only, qemu, verbose }),
     };
     match result {

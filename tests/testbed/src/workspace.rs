@@ -76,7 +76,8 @@ mod tests {
     #[test]
     fn the_executable_is_read_from_cargos_messages() {
         let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
-                        {\"reason\":\"compiler-artifact\",\"executable\":\"/t/carpel\"}\n{\"reason\":\"build-finished\"}\n";
+                        {\"reason\":\"compiler-artifact\",\"executable\":\"/t/carpel\"}\n\
+                        {\"reason\":\"build-finished\"}\n";
         assert_eq!(executable(messages).unwrap(), Path::new("/t/carpel"));
         assert_eq!(executable("{\"reason\":\"build-finished\"}"), None);
     }

@@ -15,8 +15,8 @@ use carpel_arch::x86_64::acpi::AcpiError;
 use thiserror::Error;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use crate::loader::LoadError;
-use crate::plan::{Files, Plan};
+use crate::loader::{Files, LoadError};
+use crate::plan::Plan;
 
 /// Why guest memory does not hold what the guest needs at its start.
 #[derive(Debug, Error)]

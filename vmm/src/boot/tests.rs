@@ -9,8 +9,8 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use super::{BootError, load};
 use crate::config::Config;
-use crate::loader::{Kernel, Module, Ramdisk, Source, Target, firmware, samples};
-use crate::plan::{Files, HostFacts, Plan, Probe};
+use crate::loader::{Files, Kernel, Module, Ramdisk, Source, Target, firmware, samples};
+use crate::plan::{HostFacts, Plan, Probe};
 
 const MIB: u64 = 1 << 20;
 const PC: [&Layout; 2] = [&x86_64::maps::KRUN, &x86_64::maps::CROSVM];

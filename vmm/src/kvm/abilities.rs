@@ -2,7 +2,8 @@
 
 use kvm_ioctls::Kvm;
 
-use super::{API_VERSION, KvmError, host, open};
+use super::error::{API_VERSION, KvmError};
+use super::{host, open};
 
 /// What matters of this host's KVM to a user.
 #[derive(Debug)]

@@ -8,8 +8,9 @@ use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use vm_memory::GuestMemoryMmap;
 
-use super::{KvmError, memory_region, set_memory_region};
-use crate::memory::GuestRam;
+use super::error::KvmError;
+use super::{memory_region, set_memory_region};
+use crate::memory::{Backing, GuestRam};
 
 /// The memory and its slot, which is there as long as the guest reads by itself.
 pub struct FlashSlot {
@@ -21,7 +22,7 @@ pub struct FlashSlot {
 impl FlashSlot {
     /// Memory in this slot.
     pub(super) fn new(vm: Arc<VmFd>, slot: u32, range: &Range<u64>) -> Result<Self, KvmError> {
-        let ram = GuestRam::new(std::slice::from_ref(range), false)?;
+        let ram = GuestRam::new(std::slice::from_ref(range), Backing::default())?;
         let region = memory_region(slot, range, ram.memory(), KVM_MEM_READONLY)?;
         set_memory_region(&vm, region)?;
         Ok(Self { vm, region, ram })

@@ -6,6 +6,7 @@ use kvm_bindings::{KVM_MP_STATE_RUNNABLE, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVE
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::errno::Error as Errno;
 
+use super::death::Death;
 use super::host;
 use crate::exit::Exit;
 
@@ -27,18 +28,6 @@ enum Left {
     Interrupted,
     Dead(Death),
     Refused(Errno),
-}
-
-/// Why a vCPU cannot go on.
-pub(super) enum Death {
-    /// A triple fault.
-    Shutdown,
-    /// The hardware refused to enter the guest, for this reason.
-    FailEntry(u64),
-    /// KVM gave up.
-    InternalError,
-    /// KVM_RUN failed, or left for a reason that no guest of ours gives.
-    Unexpected(String),
 }
 
 impl Vcpu {
@@ -75,7 +64,10 @@ impl Vcpu {
             Left::EndOfInterrupt(vector) => Exit::EndOfInterrupt(vector),
             Left::Firmware(event) => Exit::Firmware(event),
             Left::Interrupted => Exit::Interrupted,
-            Left::Dead(death) => Exit::Dead(host::explain(self.id, &mut self.fd, &death)),
+            Left::Dead(death) => {
+                let reason = host::explain(self.id, &mut self.fd, &death);
+                if matches!(death, Death::Shutdown) { Exit::TripleFault(reason) } else { Exit::Dead(reason) }
+            }
             Left::Refused(error) => Exit::Refused(format!("vCPU {} cannot go on: KVM_RUN failed: {error}", self.id)),
         }
     }

@@ -3,9 +3,10 @@
 
 use carpel_arch::map::{Boot, KernelExtent};
 
+use super::error::KernelError;
 use super::fields::Fields;
-use super::firmware::Handover;
-use super::{Format, Kernel, KernelError, Segment, Source, Target};
+use super::kernel::{Format, Handover, Kernel, Segment, Target};
+use super::source::Source;
 
 /// Where the setup header starts, in the file and in the zero page.
 pub const SETUP_HEADER: usize = 0x1F1;

@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 
 use thiserror::Error;
 
-use super::Source;
+use super::source::Source;
 use members::Members;
 
 /// A compression.

@@ -5,8 +5,11 @@ mod notes;
 
 use carpel_arch::map::{Arch, Boot, KernelExtent};
 
+use super::error::KernelError;
 use super::fields::Fields;
-use super::{Format, Kernel, KernelError, Segment, Source, Target, foreign, multiboot};
+use super::kernel::{Format, Kernel, Segment, Target};
+use super::source::Source;
+use super::{machines, multiboot};
 use notes::Notes;
 
 /// Kernels have fewer than ten; the limit bounds what a hostile file makes us read.
@@ -18,6 +21,9 @@ const IDENT_SIZE: usize = 16;
 const ELFCLASS32: u8 = 1;
 const ELFCLASS64: u8 = 2;
 const ELFDATA2LSB: u8 = 1;
+const ELFDATA2MSB: u8 = 2;
+/// Where both classes have `e_machine`, in bytes.
+const MACHINE: usize = 18;
 const EM_386: u16 = 3;
 const ET_REL: u16 = 1;
 const ET_EXEC: u16 = 2;
@@ -60,12 +66,6 @@ pub fn ways(arch: Arch, source: &Source) -> Result<Vec<Kernel>, KernelError> {
 /// What shows that an ELF file is Linux; none if nothing does.
 pub fn linux(arch: Arch, source: &Source) -> Result<Option<&'static str>, KernelError> {
     Elf::read(arch, source)?.linux(source)
-}
-
-/// The memory that an ELF file of this architecture wants; none if it is none.
-pub fn extent(arch: Arch, source: &Source) -> Option<KernelExtent> {
-    let elf = Elf::read(arch, source).ok()?;
-    Some(KernelExtent::Fixed { start: elf.start, end: elf.end })
 }
 
 /// The headers of an ELF file, checked against the file's size.
@@ -134,7 +134,7 @@ impl Elf {
     fn read(arch: Arch, source: &Source) -> Result<Self, KernelError> {
         let unfit = |reason: String| KernelError::unfit(Format::Elf, reason);
         let ident = read(source, 0, IDENT_SIZE)?;
-        if let Some(error) = foreign::elf(arch, source)? {
+        if let Some(error) = of_another(arch, source, &ident)? {
             return Err(error);
         }
         let class = match (ident[4], ident[5]) {
@@ -185,7 +185,8 @@ impl Elf {
                 let end = physical_address.checked_add(memory_size).filter(|_| file_size <= memory_size);
                 let end = end.ok_or_else(|| {
                     let reason = format!(
-                        "segment {index} of {file_size:#x} bytes does not fit {memory_size:#x} bytes at {physical_address:#x}"
+                        "segment {index} of {file_size:#x} bytes does not fit {memory_size:#x} bytes \
+                         at {physical_address:#x}"
                     );
                     KernelError::unfit(Format::Elf, reason)
                 })?;
@@ -196,6 +197,10 @@ impl Elf {
             _ => {}
         }
         Ok(())
+    }
+
+    const fn extent(&self) -> KernelExtent {
+        KernelExtent::Fixed { start: self.start, end: self.end }
     }
 
     /// What to load.
@@ -263,7 +268,7 @@ impl Elf {
             boot,
             reason,
             format: Format::Elf,
-            extent: KernelExtent::Fixed { start: self.start, end: self.end },
+            extent: self.extent(),
             segments: self.segments(),
             entry: Target::At(entry),
             initrd_limit: u64::MAX,
@@ -284,6 +289,21 @@ fn phys32_entry(notes: &[u8], align: u64) -> Option<u64> {
         8 => Some(Fields(value).u64(0)),
         _ => None,
     }
+}
+
+/// The error for a file that is another architecture's, by the name of that.
+fn of_another(arch: Arch, source: &Source, ident: &[u8]) -> Result<Option<KernelError>, KernelError> {
+    let (bits, is_big_endian) = (if ident[4] == ELFCLASS32 { 32 } else { 64 }, ident[5] == ELFDATA2MSB);
+    let start = source.prefix::<{ MACHINE + 2 }>()?;
+    let machine = Fields(&start).u16(MACHINE);
+    let machine = if is_big_endian { machine.swap_bytes() } else { machine };
+    let Some((name, other)) = machines::elf_machine(machine, bits) else { return Ok(None) };
+    let other = other.filter(|_| !is_big_endian);
+    // What is wrong with one of the guest's own is told below.
+    Ok((other != Some(arch)).then(|| {
+        let extent = other.and_then(|other| Elf::read(other, source).ok()).map(|elf| elf.extent());
+        machines::architecture(Format::Elf.name(), name, other, arch, extent)
+    }))
 }
 
 const fn machine_of(arch: Arch, class: &Class) -> u16 {

@@ -2,25 +2,13 @@
 
 use carpel_arch::map::{Arch, Boot, KernelExtent, PAGE_SIZE};
 
-use super::{Format, Kernel, KernelError, Source, Target, bzimage};
+use super::bzimage;
+use super::error::KernelError;
+use super::kernel::{Format, Handover, Kernel, Target};
+use super::source::Source;
 
 /// Where a PC's processor starts after a reset (Intel SDM volume 3, section 10.1.4).
 const RESET_VECTOR: u64 = 0xFFFF_FFF0;
-
-/// A kernel that firmware loads and enters by itself, in the parts that it takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Handover {
-    /// Bytes of boot sector and setup code, with which the file starts.
-    pub setup_size: u64,
-    /// Bytes of the protected-mode kernel, which follows.
-    pub kernel_size: u64,
-    /// Where that ends in guest memory, exclusive.
-    pub kernel_end: u64,
-    /// Where the initial RAM disk must end, exclusive.
-    pub initrd_limit: u64,
-    /// The longest command line that it takes, in bytes without the final NUL.
-    pub cmdline_max: usize,
-}
 
 impl Handover {
     /// Reads the headers of a kernel for firmware.
@@ -29,11 +17,6 @@ impl Handover {
             Arch::X86_64 if bzimage::is_bzimage(&source.prefix()?) => bzimage::handover(source),
             _ => Err(KernelError::NotForFirmware),
         }
-    }
-
-    /// The least low RAM in bytes that holds the kernel and, page-aligned behind it, an initial RAM disk of this size.
-    pub const fn low_ram(&self, initrd: u64) -> u64 {
-        self.kernel_end.saturating_add(initrd).saturating_add(2 * PAGE_SIZE)
     }
 }
 

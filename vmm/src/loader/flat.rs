@@ -3,7 +3,7 @@
 use carpel_arch::map::{Boot, KernelExtent};
 
 use super::image::CMDLINE_MAX;
-use super::{Format, Kernel, Segment, Target};
+use super::kernel::{Format, Kernel, Segment, Target};
 
 /// Whether a file that begins so may be one: whether its first word is an instruction. Words whose bits 28 to 25 are one of these are
 /// not allocated (Arm DDI 0487, "A64 instruction set encoding"); text and other formats' signatures often are such.

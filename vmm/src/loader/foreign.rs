@@ -1,14 +1,13 @@
 //! What a file is that is no kernel for this guest: another architecture's, or something else that people hand to `--kernel`.
 
-use carpel_arch::map::{Arch, Inputs, KernelExtent};
-use carpel_arch::{LAYOUTS, resolve};
+use carpel_arch::map::Arch;
 
+use super::error::KernelError;
 use super::fields::Fields;
+use super::machines::architecture;
+use super::source::Source;
 use super::uki::Pe;
-use super::{KernelError, Source, bzimage, elf, image};
-
-/// Guest memory, in bytes, with which a layout is tried: any kernel's fits.
-const ENOUGH: u64 = 4 << 30;
+use super::{bzimage, image};
 
 /// How a kind of file is told: bytes at an offset in the file.
 struct Signature(u64, &'static [u8]);
@@ -88,83 +87,6 @@ const KERNELS: &[(Signature, &str, &str, Option<Arch>)] = &[
     (Signature(0x24, b"\x18\x28\x6F\x01"), "zImage", "32-bit Arm", None),
     (Signature(56, b"\xCD\x23\x82\x81"), "Image", "LoongArch", None),
 ];
-
-/// `e_machine` of ELF by name (System V ABI, "ELF header"), and the guests whose kernels are such.
-const ELF_MACHINES: &[(u16, &str, Option<Arch>)] = &[
-    (2, "SPARC", None),
-    (3, "i386", Some(Arch::X86_64)),
-    (4, "m68k", None),
-    (8, "MIPS", None),
-    (15, "PA-RISC", None),
-    (20, "32-bit PowerPC", None),
-    (21, "PowerPC", None),
-    (22, "s390x", None),
-    (40, "32-bit Arm", None),
-    (42, "SuperH", None),
-    (43, "SPARC", None),
-    (50, "Itanium", None),
-    (62, "x86_64", Some(Arch::X86_64)),
-    (94, "Xtensa", None),
-    (183, "aarch64", Some(Arch::Aarch64)),
-    (189, "MicroBlaze", None),
-    (243, "riscv64", Some(Arch::Riscv64)),
-    (247, "BPF", None),
-    (252, "C-SKY", None),
-    (258, "LoongArch", None),
-];
-
-/// `IMAGE_FILE_MACHINE_*` of PE images.
-const PE_MACHINES: &[(u16, &str, Option<Arch>)] = &[
-    (0x14C, "i386", None),
-    (0x1C2, "32-bit Arm", None),
-    (0x5064, "riscv64", Some(Arch::Riscv64)),
-    (0x6264, "LoongArch", None),
-    (0x8664, "x86_64", Some(Arch::X86_64)),
-    (0xAA64, "aarch64", Some(Arch::Aarch64)),
-];
-
-/// For which processor a PE image is, and the guests that have it.
-pub fn pe_machine(machine: u16) -> Option<(&'static str, Option<Arch>)> {
-    named(PE_MACHINES, machine)
-}
-
-/// For which processor an ELF file is, and the guests that have it.
-pub fn elf_machine(machine: u16, bits: u8) -> Option<(&'static str, Option<Arch>)> {
-    match (machine, bits) {
-        (243, 32) => Some(("32-bit RISC-V", None)),
-        _ => named(ELF_MACHINES, machine),
-    }
-}
-
-fn named(table: &[(u16, &'static str, Option<Arch>)], machine: u16) -> Option<(&'static str, Option<Arch>)> {
-    table.iter().find(|(number, ..)| *number == machine).map(|&(_, name, arch)| (name, arch))
-}
-
-/// The error for a kernel of another architecture, with the layout that would take it.
-pub fn architecture(
-    format: &'static str,
-    machine: &'static str,
-    other: Option<Arch>,
-    arch: Arch,
-    extent: Option<KernelExtent>,
-) -> KernelError {
-    let layout = other.and_then(|other| Some((other, layout_for(other, extent)?)));
-    let remedy = match layout {
-        Some((other, layout)) => {
-            let article = if other == Arch::Riscv64 { "a" } else { "an" };
-            format!(": {article} {other} host takes it, with `--layout {layout}`")
-        }
-        None => ": there is no layout for such".into(),
-    };
-    KernelError::Architecture { format, machine, arch, remedy }
-}
-
-/// The first layout of an architecture that has room for a kernel.
-fn layout_for(arch: Arch, extent: Option<KernelExtent>) -> Option<&'static str> {
-    let inputs = Inputs { kernel: extent, ..Inputs::new(arch, ENOUGH) };
-    let layouts = || LAYOUTS.iter().filter(|layout| layout.arch == arch);
-    layouts().find(|layout| resolve(layout, &inputs).is_ok()).or_else(|| layouts().next()).map(|layout| layout.name)
-}
 
 /// Why a file without the signature of this architecture's kernels is none of them; none if nothing is known of it.
 pub fn recognise(arch: Arch, source: &Source) -> Result<Option<KernelError>, KernelError> {
@@ -252,23 +174,4 @@ fn text_kind(start: &[u8]) -> Option<(&'static str, &'static str)> {
     }
     let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
     (start.len() >= LEAST && start.iter().all(is_text)).then_some(("a text file", ""))
-}
-
-/// For which processor an ELF file is that is not this architecture's.
-pub fn elf(arch: Arch, source: &Source) -> Result<Option<KernelError>, KernelError> {
-    let start = source.prefix::<20>()?;
-    let is_big_endian = start[5] == 2;
-    let machine = Fields(&start).u16(18);
-    let machine = if is_big_endian { machine.swap_bytes() } else { machine };
-    let bits = if start[4] == 1 { 32 } else { 64 };
-    let is_wanted = |other| other == Some(arch) && !is_big_endian && (arch == Arch::X86_64 || bits == 64);
-    match elf_machine(machine, bits) {
-        Some((_, other)) if is_wanted(other) => Ok(None),
-        Some((name, other)) => {
-            let other = other.filter(|_| !is_big_endian);
-            let extent = other.and_then(|other| elf::extent(other, source));
-            Ok(Some(architecture("ELF", name, other, arch, extent)))
-        }
-        None => Ok(None),
-    }
 }

@@ -2,8 +2,10 @@
 
 use carpel_arch::map::{Boot, KernelExtent};
 
+use super::error::KernelError;
 use super::fields::Fields;
-use super::{Format, Kernel, KernelError, Segment, Source, Target};
+use super::kernel::{Format, Kernel, Segment, Target};
+use super::source::Source;
 
 /// The header's size in bytes.
 const HEADER: usize = 64;

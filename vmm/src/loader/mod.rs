@@ -6,11 +6,14 @@
 mod bzimage;
 mod decompress;
 mod elf;
+mod error;
 mod fields;
 mod firmware;
 mod flat;
 mod foreign;
 mod image;
+pub(crate) mod kernel;
+mod machines;
 mod multiboot;
 #[cfg(test)]
 mod properties;
@@ -28,192 +31,29 @@ pub mod samples {
     pub use super::multiboot::tests::flat as multiboot;
 }
 
-use carpel_arch::map::{Arch, Boot, KernelExtent};
-use thiserror::Error;
-use vm_memory::{GuestMemoryError, GuestMemoryMmap};
+use carpel_arch::map::{Arch, Boot};
+use vm_memory::GuestMemoryMmap;
 
 pub use bzimage::SETUP_HEADER;
 pub use decompress::DecompressError;
-pub use firmware::{Handover, firmware};
-pub use ramdisk::{Joined, Module, Ramdisk};
-pub use source::{OpenError, Pipes, Source};
+pub use error::KernelError;
+pub use firmware::firmware;
+pub use kernel::{Format, Handover, Kernel, Module, Segment, Target};
+pub use ramdisk::{Joined, Ramdisk, place};
+pub use source::{LoadError, OpenError, Pipes, Source};
+pub use uki::Image;
 
-/// The format of a kernel image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// Linux's x86 image with its setup header.
-    BzImage,
-    /// An ELF file.
-    Elf,
-    /// An image with a Multiboot 1 header.
-    Multiboot,
-    /// Linux's arm64 image with its header.
-    Image,
-    /// Memory's contents without a header.
-    Flat,
-    /// A firmware image.
-    Firmware,
-}
-
-impl Format {
-    /// The name that messages use.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::BzImage => "bzImage",
-            Self::Elf => "ELF",
-            Self::Multiboot => "Multiboot image",
-            Self::Image => "Image",
-            Self::Flat => "flat image",
-            Self::Firmware => "firmware image",
-        }
-    }
-}
-
-/// Where a part of a kernel goes, or where it is entered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// At this guest physical address.
-    At(u64),
-    /// This many bytes after the start of the map's claim for the kernel or firmware.
-    Kernel(u64),
-}
-
-impl Target {
-    /// The guest physical address, given where the kernel starts.
-    pub const fn resolve(self, kernel_start: u64) -> Option<u64> {
-        match self {
-            Self::At(address) => Some(address),
-            Self::Kernel(offset) => kernel_start.checked_add(offset),
-        }
-    }
-}
-
-/// Bytes of the file that belong in guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Offset in the file in bytes.
-    pub offset: u64,
-    /// Size in bytes, not 0; it ends inside the file.
-    pub size: u64,
-    /// Where it goes.
-    pub target: Target,
-}
-
-/// What a kernel image says of itself, for one way to boot it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kernel {
-    /// How it is entered.
-    pub boot: Boot,
-    /// What in the image offers this way, as a sentence without its end.
-    pub reason: &'static str,
-    /// Its format.
-    pub format: Format,
-    /// The memory that it occupies while it runs.
-    pub extent: KernelExtent,
-    /// What to load.
-    pub segments: Vec<Segment>,
-    /// Where vCPU 0 starts.
-    pub entry: Target,
-    /// Where its initial RAM disk must end, exclusive; `u64::MAX` if anywhere.
-    pub initrd_limit: u64,
-    /// The longest command line that it takes, in bytes without the final NUL.
-    pub cmdline_max: usize,
-    /// The setup header to start the zero page from: bytes from offset 0x1F1 of the file on; empty if it has none.
-    pub setup_header: Vec<u8>,
-    /// What shows that it is Linux, as a sentence without its end; none if it is not. Of an ELF that is known once it is probed.
-    pub linux: Option<&'static str>,
-}
-
-/// A kernel's image, out of all that was around it.
-#[derive(Clone, Debug)]
-pub struct Image {
-    /// The kernel.
-    pub kernel: Source,
-    /// The initial RAM disk that came with it.
-    pub initrd: Option<Source>,
-    /// The command line that came with it.
+/// The files of a configuration, opened.
+#[derive(Debug)]
+pub struct Files {
+    /// The firmware.
+    pub firmware: Option<Source>,
+    /// The kernel, unpacked.
+    pub kernel: Option<Source>,
+    /// The initial RAM disks: what came with the kernel first.
+    pub initrds: Vec<Ramdisk>,
+    /// The command line that came with the kernel.
     pub cmdline: Option<String>,
-}
-
-/// Why a file is not a kernel that can be booted.
-#[derive(Debug, Error)]
-pub enum KernelError {
-    /// No format's signature is there.
-    #[error("It is neither {} for {arch}", recognised(*arch))]
-    Unknown {
-        /// The guest's architecture.
-        arch: Arch,
-    },
-    /// It is another architecture's.
-    #[error("The {format} is for {machine}, not for {arch}{remedy}")]
-    Architecture {
-        /// The format.
-        format: &'static str,
-        /// What it is for.
-        machine: &'static str,
-        /// The guest's architecture.
-        arch: Arch,
-        /// What would take it.
-        remedy: String,
-    },
-    /// It is something else.
-    #[error("It is {what}, not a kernel{}{remedy}", if .remedy.is_empty() { "" } else { ": " })]
-    NotKernel {
-        /// What it is, with its article.
-        what: &'static str,
-        /// What may be done with it; empty if nothing.
-        remedy: &'static str,
-    },
-    /// The file ends early.
-    #[error("The {format} is truncated: it has {size} bytes and needs {needed}")]
-    Truncated {
-        /// The format.
-        format: &'static str,
-        /// Bytes in the file.
-        size: u64,
-        /// Bytes that its headers speak of, saturated.
-        needed: u64,
-    },
-    /// It is of a format that no firmware takes.
-    #[error("It is not a bzImage, the only format that firmware takes; without --firmware it may boot")]
-    NotForFirmware,
-    /// The format is right, but the image is none that can be entered.
-    #[error("The {format} cannot be booted: {reason}")]
-    Unfit {
-        /// The format.
-        format: &'static str,
-        /// What is wrong or missing.
-        reason: String,
-    },
-    /// It does not offer the way that was asked for.
-    #[error("It cannot be booted by {wanted}, as --boot asks; it offers {offered}")]
-    NotOffered {
-        /// The way that was asked for.
-        wanted: &'static str,
-        /// The ways that it offers, by name.
-        offered: String,
-    },
-    /// It is compressed, and cannot be unpacked.
-    #[error(transparent)]
-    Unpack(#[from] DecompressError),
-    /// Reading failed.
-    #[error("Cannot read it")]
-    Read(#[from] std::io::Error),
-}
-
-/// What is recognised for an architecture, in a message.
-const fn recognised(arch: Arch) -> &'static str {
-    match arch {
-        Arch::X86_64 => "a bzImage, an ELF file nor a Multiboot image",
-        Arch::Aarch64 => "an Image, an ELF file nor anything else that begins with an instruction",
-        Arch::Riscv64 => "an ELF file nor anything else that boots",
-    }
-}
-
-impl KernelError {
-    fn unfit(format: Format, reason: impl Into<String>) -> Self {
-        Self::Unfit { format: format.name(), reason: reason.into() }
-    }
 }
 
 /// The image to boot: what is inside a unified kernel image, a compressed file or an EFI zboot image, and of a bzImage the ELF inside where a
@@ -282,22 +122,4 @@ impl Kernel {
         }
         Ok(())
     }
-}
-
-/// Why bytes of a file did not get into guest memory.
-#[derive(Debug, Error)]
-pub enum LoadError {
-    /// Positioning failed.
-    #[error("Cannot seek")]
-    Seek(#[from] std::io::Error),
-    /// The file changed since it was probed, or its address is no memory.
-    #[error("Cannot read {size} bytes to guest physical address {address:#x}")]
-    Copy {
-        /// Bytes.
-        size: u64,
-        /// Guest physical address.
-        address: u64,
-        /// The cause.
-        source: GuestMemoryError,
-    },
 }

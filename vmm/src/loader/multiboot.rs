@@ -4,8 +4,10 @@ use carpel_arch::map::{Boot, KernelExtent};
 use carpel_arch::x86_64::multiboot::CMDLINE_MAX;
 
 use super::elf::Elf;
+use super::error::KernelError;
 use super::fields::Fields;
-use super::{Format, Kernel, KernelError, Segment, Source, Target};
+use super::kernel::{Format, Kernel, Segment, Target};
+use super::source::Source;
 
 /// The header lies within this many bytes from the start of the file.
 const SEARCHED: usize = 8192;

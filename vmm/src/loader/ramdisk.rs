@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use carpel_arch::map::{Boot, PAGE_SIZE};
 
-use super::Source;
+use super::kernel::Module;
+use super::source::Source;
 
 /// Linux reads archives one after the other, each at a multiple of 4 bytes (Linux, init/initramfs.c, `unpack_to_rootfs`).
 const ALIGN: u64 = 4;
@@ -19,33 +20,15 @@ pub struct Ramdisk {
     pub source: Source,
 }
 
-/// An initial RAM disk in its place: a Multiboot kernel's module, or one of the archives that are a Linux's initrd.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Module {
-    /// Its file's name.
-    pub name: String,
-    /// Where it starts in the map's claim for them, in bytes.
-    pub offset: u64,
-    /// Its size in bytes.
-    pub size: u64,
-}
-
-impl Module {
-    /// Places initial RAM disks, for a kernel that is entered so: Multiboot kernels may want their modules at pages of their own.
-    pub fn place(ramdisks: &[Ramdisk], boot: Boot) -> Vec<Self> {
-        let align = if boot == Boot::Multiboot { PAGE_SIZE } else { ALIGN };
-        let mut modules = Vec::<Self>::new();
-        for Ramdisk { name, source } in ramdisks {
-            let offset = Self::end(&modules).next_multiple_of(align);
-            modules.push(Self { name: name.clone(), offset, size: source.size() });
-        }
-        modules
+/// Places initial RAM disks, for a kernel that is entered so: Multiboot kernels may want their modules at pages of their own.
+pub fn place(ramdisks: &[Ramdisk], boot: Boot) -> Vec<Module> {
+    let align = if boot == Boot::Multiboot { PAGE_SIZE } else { ALIGN };
+    let mut modules = Vec::<Module>::new();
+    for Ramdisk { name, source } in ramdisks {
+        let offset = Module::end(&modules).next_multiple_of(align);
+        modules.push(Module { name: name.clone(), offset, size: source.size() });
     }
-
-    /// Where the last one ends in the claim: all of them are as large.
-    pub fn end(modules: &[Self]) -> u64 {
-        modules.last().map_or(0, |last| last.offset + last.size)
-    }
+    modules
 }
 
 /// All initial RAM disks as one, for firmware that reads them by position. Between them there are zeros.
@@ -88,17 +71,17 @@ mod tests {
     fn each_starts_at_a_word_or_for_multiboot_at_a_page() {
         let ramdisks = ramdisks();
         let places =
-            |boot| Module::place(&ramdisks, boot).iter().map(|module| (module.offset, module.size)).collect::<Vec<_>>();
+            |boot| place(&ramdisks, boot).iter().map(|module| (module.offset, module.size)).collect::<Vec<_>>();
         assert_eq!(places(Boot::Linux), [(0, 5), (8, 4), (12, 1)]);
         assert_eq!(places(Boot::Multiboot), [(0, 5), (0x1000, 4), (0x2000, 1)]);
-        assert_eq!(Module::end(&Module::place(&ramdisks, Boot::Pvh)), 13);
+        assert_eq!(Module::end(&place(&ramdisks, Boot::Pvh)), 13);
         assert_eq!(Module::end(&[]), 0);
     }
 
     #[test]
     fn joined_they_are_one_file_with_zeros_between() {
         let ramdisks = ramdisks();
-        let joined = Joined::new(&Module::place(&ramdisks, Boot::Linux), &ramdisks);
+        let joined = Joined::new(&place(&ramdisks, Boot::Linux), &ramdisks);
         let whole = b"first\0\0\x002nd.x";
         for start in 0..whole.len() {
             for end in start..=whole.len() {

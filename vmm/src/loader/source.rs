@@ -11,8 +11,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError, GuestMemoryMmap, ReadVolatile};
 
-use super::LoadError;
-
 /// An opened regular file, or bytes in memory, or a part of either. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -58,6 +56,24 @@ pub enum OpenError {
     /// It has no contents.
     #[error("It is empty")]
     Empty,
+}
+
+/// Why bytes of a file did not get into guest memory.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// Positioning failed.
+    #[error("Cannot seek")]
+    Seek(#[from] io::Error),
+    /// The file changed since it was probed, or its address is no memory.
+    #[error("Cannot read {size} bytes to guest physical address {address:#x}")]
+    Copy {
+        /// Bytes.
+        size: u64,
+        /// Guest physical address.
+        address: u64,
+        /// The cause.
+        source: GuestMemoryError,
+    },
 }
 
 impl Source {

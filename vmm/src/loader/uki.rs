@@ -3,8 +3,10 @@
 
 use carpel_arch::map::Arch;
 
+use super::error::KernelError;
 use super::fields::Fields;
-use super::{Image, KernelError, Source, foreign};
+use super::machines;
+use super::source::Source;
 
 /// The start of a DOS program, which every PE image is, and where that has the PE header's offset.
 const DOS_HEADER: usize = 64;
@@ -17,6 +19,17 @@ const SECTION: usize = 40;
 const CMDLINE_MAX: u64 = 64 << 10;
 
 const FORMAT: &str = "unified kernel image";
+
+/// A kernel's image, out of all that was around it.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The kernel.
+    pub kernel: Source,
+    /// The initial RAM disk that came with it.
+    pub initrd: Option<Source>,
+    /// The command line that came with it.
+    pub cmdline: Option<String>,
+}
 
 /// The file header and the section table of a PE image.
 pub struct Pe {
@@ -69,8 +82,8 @@ impl Pe {
 pub fn open(arch: Arch, source: &Source) -> Result<Option<Image>, KernelError> {
     let Some(pe) = Pe::read(source)? else { return Ok(None) };
     let Some(kernel) = pe.section(source, b".linux")? else { return Ok(None) };
-    if let Some((machine, other)) = foreign::pe_machine(pe.machine).filter(|&(_, other)| other != Some(arch)) {
-        return Err(foreign::architecture(FORMAT, machine, other, arch, None));
+    if let Some((machine, other)) = machines::pe_machine(pe.machine).filter(|&(_, other)| other != Some(arch)) {
+        return Err(machines::architecture(FORMAT, machine, other, arch, None));
     }
     let initrd = pe.section(source, b".initrd")?;
     let cmdline = pe.section(source, b".cmdline")?.map(|section| cmdline(&section)).transpose()?;

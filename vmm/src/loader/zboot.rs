@@ -1,8 +1,10 @@
 //! EFI zboot images: a compressed Image behind a small EFI program that would unpack it. Source: Linux,
 //! drivers/firmware/efi/libstub/zboot-header.S.
 
+use super::error::KernelError;
 use super::fields::Fields;
-use super::{Format, KernelError, Source};
+use super::kernel::Format;
+use super::source::Source;
 
 /// The header, up to the end of the compression's name.
 const HEADER: usize = 56;

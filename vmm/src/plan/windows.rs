@@ -2,9 +2,9 @@
 
 use carpel_arch::map::MemoryMap;
 use carpel_arch::{Device, DeviceKind, Place};
-use carpel_devices::virtio::VirtioConfig;
+use carpel_devices::virtio::config::VirtioConfig;
 
-use super::PlanError;
+use super::error::PlanError;
 use crate::config::Config;
 
 /// Gives each device the next window and the next interrupt of the layout.

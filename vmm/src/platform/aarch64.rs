@@ -10,9 +10,9 @@ use carpel_devices::legacy::cfi_flash::CfiFlash;
 use carpel_devices::legacy::pl031::Pl031;
 use carpel_devices::legacy::pl061::Pl061;
 
+use crate::error::MachineError;
 use crate::exit::Buses;
 use crate::kvm::Vm;
-use crate::machine::MachineError;
 use crate::plan::Plan;
 
 /// Makes the devices and puts them on their bus.
@@ -26,7 +26,7 @@ pub fn build(vm: &Vm, plan: &Plan, port: &Arc<Mutex<dyn ConsolePort>>) -> Result
             ArmDevice::Pl061 => Arc::new(Mutex::new(Pl061::new())),
             ArmDevice::CfiFlash => {
                 let range = placed.place.mmio().ok_or_else(|| MachineError::unknown(plan, placed))?;
-                let array = Box::new(vm.add_flash(plan, range)?);
+                let array = Box::new(vm.add_flash(range)?);
                 Arc::new(Mutex::new(CfiFlash::new(array, range.start, range.end - range.start)))
             }
         };

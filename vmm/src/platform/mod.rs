@@ -13,36 +13,13 @@ use carpel_devices::console::ConsolePort;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::legacy::pl011::Pl011;
 use carpel_devices::legacy::serial::Serial;
-use carpel_devices::registry::{Key, Kind, Value};
 
-use crate::config::IrqchipMode;
+use crate::error::MachineError;
 use crate::exit::Buses;
 use crate::kvm::Vm;
-use crate::machine::MachineError;
+use crate::loader::Files;
 use crate::outcome::Shutdown;
-use crate::plan::{Files, Plan};
-
-/// How `--device` chooses the interrupt controllers.
-pub static IRQCHIP: Kind = Kind {
-    name: "irqchip",
-    about: "The interrupt controllers",
-    keys: &[Key {
-        name: "mode",
-        about: "of a PC, split (IOAPIC in carpel, no PIC or PIT) or full (all in KVM, with PIC and PIT); on aarch64, gicv2 or \
-                gicv3, as by --gic",
-        value: Value::OneOf(&[
-            IrqchipMode::Split.name(),
-            IrqchipMode::Full.name(),
-            IrqchipMode::GicV2.name(),
-            IrqchipMode::GicV3.name(),
-        ]),
-        default: "split; gicv3 where the host has it",
-    }],
-    bare: None,
-    example: "--device irqchip,mode=full",
-    standard: false,
-    single: false,
-};
+use crate::plan::Plan;
 
 /// Makes the devices of the plan; firmware reads some of the files through one of them. The first serial port prints to `console`;
 /// what devices report goes to `shutdown`.

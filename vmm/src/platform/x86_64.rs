@@ -25,12 +25,12 @@ use carpel_devices::legacy::reset::ResetControl;
 use carpel_devices::legacy::vga::Vga;
 
 use crate::boot::{self, BootError};
+use crate::error::MachineError;
 use crate::exit::Buses;
 use crate::kvm::Vm;
-use crate::loader::{Joined, Module, Source};
-use crate::machine::MachineError;
+use crate::loader::{Files, Joined, Module, Source};
 use crate::outcome::Shutdown;
-use crate::plan::{Files, Plan};
+use crate::plan::Plan;
 
 /// Where the high RAM of a PC starts, which its CMOS tells apart.
 const FOUR_GIB: u64 = 1 << 32;

@@ -197,3 +197,48 @@ fn a_driver_with_two_buffers_of_statistics_gets_the_first_back() {
     guest.kick(2);
     assert_eq!(guest.wait_used(2), (2, 0));
 }
+
+#[test]
+fn a_reset_of_one_queue_leaves_the_others_alone() {
+    let mut guest = guest("balloon,stats=1000");
+    guest.descriptor(2, 0, (BUFFERS, 20, 0, 0));
+    guest.publish(2, 0);
+    guest.kick(2);
+    for round in 0..1000 {
+        guest.renew_queue([0, 1, 3][round % 3]);
+        fill(&guest, PAGES, 1);
+        send(&mut guest, INFLATE, &[frame(PAGES)]);
+        assert_eq!(kept(&guest, PAGES, 1), [false]);
+        send(&mut guest, DEFLATE, &[frame(PAGES)]);
+        fill(&guest, PAGES, 1);
+        guest.request(3, &[(PAGES, PAGE as u32, WRITE)]);
+        assert_eq!(kept(&guest, PAGES, 1), [false]);
+    }
+    // The buffer for statistics is still held: another one sends it back.
+    assert_eq!(guest.poll_used(2), None);
+    guest.descriptor(2, 1, (BUFFERS, 20, 0, 0));
+    guest.publish(2, 1);
+    guest.kick(2);
+    assert_eq!(guest.wait_used(2), (0, 0));
+    // What is held goes with its queue.
+    guest.renew_queue(2);
+    guest.descriptor(2, 0, (BUFFERS, 20, 0, 0));
+    guest.publish(2, 0);
+    guest.kick(2);
+    std::thread::sleep(Duration::from_millis(10));
+    assert_eq!(guest.poll_used(2), None);
+}
+
+/// Another driver may come, and must not have its reports ignored for what the last one filled its pages with.
+#[test]
+fn a_reset_forgets_what_the_driver_said() {
+    let mut guest = guest("balloon");
+    let (actual, poison) = (register::CONFIG + ACTUAL as u64, register::CONFIG + POISON as u64);
+    guest.write(actual, 7);
+    guest.write(poison, 0x5555_5555);
+    guest.start();
+    assert_eq!([guest.read(actual), guest.read(poison)], [0, 0]);
+    fill(&guest, PAGES, 1);
+    guest.request(REPORT, &[(PAGES, PAGE as u32, WRITE)]);
+    assert_eq!(kept(&guest, PAGES, 1), [false]);
+}

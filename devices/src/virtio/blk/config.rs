@@ -25,17 +25,18 @@ const SEGMENT_MAX: u32 = 4 << 20;
 /// Sectors of a page of the host's page cache, as a power of 2. Less than a page is read before it is written.
 const PAGE_EXP: u8 = 3;
 
-/// The configuration space of a disk of so many sectors and queues.
-pub fn space(sectors: u64, queues: u16) -> Vec<u8> {
+/// The configuration space of a disk of so many sectors and queues, with blocks of so many bytes: a power of 2, up to a page.
+pub fn space(sectors: u64, queues: u16, block: u64) -> Vec<u8> {
     let mut space = vec![0; SIZE];
+    let page_exp = PAGE_EXP - (block / SECTOR).ilog2() as u8;
     let mut put = |offset: usize, bytes: &[u8]| space[offset..offset + bytes.len()].copy_from_slice(bytes);
     put(CAPACITY, &sectors.to_le_bytes());
     put(SIZE_MAX, &SEGMENT_MAX.to_le_bytes());
     // A chain also has the request's header and its status.
     put(SEG_MAX, &(u32::from(QUEUE_SIZE) - 2).to_le_bytes());
-    put(BLK_SIZE, &(SECTOR as u32).to_le_bytes());
-    put(PHYSICAL_BLOCK_EXP, &[PAGE_EXP]);
-    put(MIN_IO_SIZE, &(1_u16 << PAGE_EXP).to_le_bytes());
+    put(BLK_SIZE, &(block as u32).to_le_bytes());
+    put(PHYSICAL_BLOCK_EXP, &[page_exp]);
+    put(MIN_IO_SIZE, &(1_u16 << page_exp).to_le_bytes());
     put(NUM_QUEUES, &queues.to_le_bytes());
     put(MAX_DISCARD_SECTORS, &DISCARD_SECTORS.to_le_bytes());
     put(MAX_DISCARD_SEG, &DISCARD_SEGMENTS.to_le_bytes());

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use vm_memory::VolatileSlice;
 
@@ -14,7 +14,7 @@ const BLOCK: u64 = 4096;
 
 /// An image and what was written over it.
 pub struct Ephemeral {
-    image: Box<dyn Storage>,
+    image: Arc<dyn Storage>,
     overlay: RawImage,
     /// The blocks that `overlay` has.
     changed: RwLock<BlockSet>,
@@ -22,7 +22,7 @@ pub struct Ephemeral {
 
 impl Ephemeral {
     /// Nothing is ever written to the image.
-    pub fn new(image: Box<dyn Storage>) -> io::Result<Self> {
+    pub fn new(image: Arc<dyn Storage>) -> io::Result<Self> {
         let overlay = RawImage::temporary(image.size())?;
         let changed = RwLock::new(BlockSet::new(image.size().div_ceil(BLOCK)));
         Ok(Self { image, overlay, changed })
@@ -183,7 +183,7 @@ mod tests {
         #[test]
         fn what_was_written_is_read_and_the_image_stays(steps in steps()) {
             let (image, original) = image();
-            let disk = Ephemeral::new(Box::new(image)).unwrap();
+            let disk = Ephemeral::new(Arc::new(image)).unwrap();
             let mut expected = original.clone();
             for (step, start, end) in steps {
                 match step {

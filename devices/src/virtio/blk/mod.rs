@@ -3,6 +3,7 @@
 //! A `storage::Storage` holds the disk's bytes and knows nothing of virtio. A `request` is what a driver asks of it, checked. A
 //! `worker` takes requests from a queue, has an `engine` bring them before the host, and answers them.
 
+mod block_device;
 mod config;
 mod engine;
 mod ephemeral;
@@ -30,13 +31,13 @@ use virtio_bindings::virtio_blk::{
 
 use super::interrupt::Interrupt;
 use super::rate::RateLimiter;
-use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker, read_bytes};
+use super::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, VirtioDevice, Worker, read_bytes};
 use crate::registry::{Key, Kind, Value};
 use engine::Choice;
 use ephemeral::Ephemeral;
 use qcow2::Qcow2Image;
-use raw::RawImage;
-use request::ID_BYTES;
+use raw::{ImageError, RawImage};
+use request::{ID_BYTES, SECTOR};
 use storage::{Disk, Storage};
 use worker::{BlkWorker, Limits};
 
@@ -45,6 +46,8 @@ const DEVICE_TYPE: u32 = 2;
 /// As many as QEMU gives a disk: Linux keeps no more requests than this in flight, and a request's buffers fit as well.
 const QUEUE_SIZE: u16 = 256;
 
+/// Logical block sizes in bytes: those that disks are sold with.
+const BLOCK_SIZES: [u64; 2] = [SECTOR, 4096];
 /// Each queue is a thread.
 const MOST_QUEUES: u64 = 16;
 
@@ -99,6 +102,12 @@ static KIND: Kind = Kind {
             value: Value::OneOf(&["uring", "threads"]),
             default: "uring for raw images where the host has it",
         },
+        Key {
+            name: "block-size",
+            about: "logical block size in bytes, 512 or 4096; the image has whole blocks",
+            value: Value::Size,
+            default: "512",
+        },
         Key { name: "queues", about: "how many, up to 16, each with a thread", value: Value::Number, default: "1" },
         Key { name: "rate", about: "bytes per second, all queues together", value: Value::Size, default: "no limit" },
         Key {
@@ -138,6 +147,9 @@ pub struct BlkConfig {
     pub direct: bool,
     /// What waits for the host; the best that it has, if none is named.
     pub engine: Option<EngineKind>,
+    /// Logical block size in bytes.
+    #[serde(default = "sector", rename = "block-size")]
+    pub block_size: u64,
     /// How many queues, each with a thread.
     #[serde(default = "one")]
     pub queues: NonZeroU64,
@@ -168,6 +180,10 @@ pub enum EngineKind {
     Threads,
 }
 
+const fn sector() -> u64 {
+    SECTOR
+}
+
 const fn one() -> NonZeroU64 {
     NonZeroU64::MIN
 }
@@ -188,6 +204,10 @@ impl DeviceConfig for BlkConfig {
         if queues > MOST_QUEUES {
             return Err(format!("A disk has up to {MOST_QUEUES} queues, not {queues}").into());
         }
+        if !BLOCK_SIZES.contains(&self.block_size) {
+            let [small, large] = BLOCK_SIZES;
+            return Err(format!("A disk has blocks of {small} or {large} bytes, not {}", self.block_size).into());
+        }
         let in_place = self.format == Format::Raw && !self.ephemeral;
         if self.engine == Some(EngineKind::Uring) && !in_place {
             return Err("`engine=uring` is for raw images that are written to in place".into());
@@ -203,10 +223,13 @@ impl DeviceConfig for BlkConfig {
         Ok(())
     }
 
-    fn open(&self) -> Opened {
+    fn open(&self, _context: &OpenContext<'_>) -> Opened {
         let id = serial_number(&self.id)?;
-        let disk = Disk::new(self.path.display().to_string(), self.storage()?, self.ro, id);
-        let choice = if self.engine == Some(EngineKind::Threads) { Choice::Threads } else { Choice::Any };
+        let (name, (storage, choice)) = (self.path.display().to_string(), self.storage()?);
+        if self.block_size != SECTOR && !storage.size().is_multiple_of(self.block_size) {
+            return Err(ImageError::Blocks { path: name, size: storage.size(), block: self.block_size }.into());
+        }
+        let disk = Disk::new(name, storage, self.ro, id).with_blocks(self.block_size);
         // No queue knows what the others do.
         let queues = self.queues.get();
         let share = |rate: Option<NonZeroU64>| RateLimiter::new(rate.map(|all| (all.get() / queues).max(1)));
@@ -220,17 +243,25 @@ impl BlkConfig {
         self.ro || self.ephemeral
     }
 
-    /// The image, and where changes go.
-    fn storage(&self) -> Result<Box<dyn Storage>, Box<dyn Error + Send + Sync>> {
-        let image: Box<dyn Storage> = match self.format {
-            Format::Qcow2 => Box::new(Qcow2Image::open(&self.path, self.reads_only(), self.direct)?),
-            Format::Raw => Box::new(RawImage::open(&self.path, self.reads_only(), self.direct)?),
+    /// The image, and where changes go; and the engine for it, as the user wants.
+    fn storage(&self) -> Result<(Arc<dyn Storage>, Choice), Box<dyn Error + Send + Sync>> {
+        let open_raw = || RawImage::open(&self.path, self.reads_only(), self.direct);
+        let image: Arc<dyn Storage> = match self.format {
+            Format::Raw if !self.ephemeral => {
+                let image = Arc::new(open_raw()?);
+                let in_threads = self.engine == Some(EngineKind::Threads);
+                let choice = if in_threads { Choice::Threads } else { Choice::Uring(Arc::clone(&image)) };
+                return Ok((image, choice));
+            }
+            Format::Raw => Arc::new(open_raw()?),
+            Format::Qcow2 => Arc::new(Qcow2Image::open(&self.path, self.reads_only(), self.direct)?),
         };
         if !self.ephemeral {
-            return Ok(image);
+            return Ok((image, Choice::Threads));
         }
         let directory = || std::env::temp_dir().display().to_string();
-        Ok(Box::new(Ephemeral::new(image).map_err(|source| NoPlace { directory: directory(), source })?))
+        let overlaid = Ephemeral::new(image).map_err(|source| NoPlace { directory: directory(), source })?;
+        Ok((Arc::new(overlaid), Choice::Threads))
     }
 }
 
@@ -264,7 +295,7 @@ struct Blk {
 impl Blk {
     fn new(disk: Disk, choice: Choice, limits: Vec<Limits>) -> Self {
         let queues = limits.len() as u16;
-        Self { config: config::space(disk.sectors, queues), disk: Arc::new(disk), choice, limits, queues }
+        Self { config: config::space(disk.sectors, queues, disk.block), disk: Arc::new(disk), choice, limits, queues }
     }
 }
 
@@ -289,7 +320,8 @@ impl VirtioDevice for Blk {
 
     fn workers(&mut self, _interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
         let limits = self.limits.drain(..).enumerate();
-        let worker = |(queue, limits)| BlkWorker::new(Arc::clone(&self.disk), queue, QUEUE_SIZE, self.choice, limits);
+        let worker =
+            |(queue, limits)| BlkWorker::new(Arc::clone(&self.disk), queue, QUEUE_SIZE, self.choice.clone(), limits);
         limits.map(|limits| Box::new(worker(limits)) as Box<dyn Worker>).collect()
     }
 }

@@ -40,7 +40,8 @@ pub enum Qcow2Error {
     },
     /// What is in the backing file would have to be guessed, and a guest may have written it.
     #[error(
-        "{path} does not say of which format its backing file {backing} is (`qemu-img rebase -u -F raw|qcow2 -b {backing} {path}` does)"
+        "{path} does not say of which format its backing file {backing} is \
+         (`qemu-img rebase -u -F raw|qcow2 -b {backing} {path}` does)"
     )]
     BackingFormat {
         /// As the user named it.

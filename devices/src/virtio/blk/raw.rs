@@ -10,6 +10,7 @@ use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use thiserror::Error;
 use vm_memory::VolatileSlice;
 
+use super::block_device;
 use super::lock;
 use super::request::SECTOR;
 use super::storage::Storage;
@@ -44,6 +45,16 @@ pub enum ImageError {
         path: String,
         /// The cause.
         source: io::Error,
+    },
+    /// Its size does not suit the block size.
+    #[error("{path} has {size} bytes, no multiple of `block-size={block}` (`block-size=512` takes it)")]
+    Blocks {
+        /// As the user named it.
+        path: String,
+        /// Its size in bytes.
+        size: u64,
+        /// Size of a block in bytes.
+        block: u64,
     },
     /// There is no sector in it.
     #[error("{0} has {1} bytes: a disk has at least one sector of 512")]
@@ -137,6 +148,9 @@ pub fn open(path: &Path, read_only: bool) -> Result<File, Box<dyn Error + Send +
         let denied = matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
         if denied && !read_only { ImageError::OpenWritable { path: name(), source } } else { open_error(source) }
     })?;
+    if !read_only && kind.is_block_device() && block_device::is_read_only(&file) {
+        return Err(ImageError::OpenWritable { path: name(), source: io::ErrorKind::ReadOnlyFilesystem.into() }.into());
+    }
     lock::lock(&file, path, read_only)?;
     Ok(file)
 }
@@ -175,9 +189,5 @@ impl Storage for RawImage {
             return Ok(());
         }
         self.write_zeros(offset, length)
-    }
-
-    fn raw(&self) -> Option<&RawImage> {
-        Some(self)
     }
 }

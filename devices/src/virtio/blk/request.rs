@@ -113,10 +113,19 @@ impl Operation {
         })
     }
 
-    /// How many bytes pass between disk and guest.
-    pub fn transferred(&self) -> u64 {
+    /// How many bytes count against the disk's rate: those that pass between disk and guest, and zeros that stand for such.
+    pub fn rated(&self) -> u64 {
         match *self {
-            Self::Read { length, .. } | Self::Write { length, .. } => length,
+            Self::Read { length, .. } | Self::Write { length, .. } | Self::Zero(Segment { length, .. }) => length,
+            _ => 0,
+        }
+    }
+
+    /// How many bytes of the answer it has written once it is done, from the first on and without the status.
+    pub fn written(&self, chain: &Chain) -> u64 {
+        match *self {
+            Self::Read { length, .. } => length,
+            Self::Id => id_room(chain),
             _ => 0,
         }
     }
@@ -157,7 +166,7 @@ impl Operation {
             }
             Self::Flush => disk.storage.flush(),
             Self::Id => {
-                let id = &disk.id[..room(chain).min(ID_BYTES as u64) as usize];
+                let id = &disk.id[..id_room(chain) as usize];
                 chain.writable().write(0, id).map(drop).map_err(io::Error::other)
             }
             Self::Discard(segments) => {
@@ -216,10 +225,16 @@ pub fn room(chain: &Chain) -> u64 {
     chain.writable().len().saturating_sub(1)
 }
 
+/// How many bytes a serial number has room for.
+fn id_room(chain: &Chain) -> u64 {
+    room(chain).min(ID_BYTES as u64)
+}
+
 impl Disk {
-    /// Where so many bytes from a sector on begin, if they are sectors of this disk.
+    /// Where so many bytes from a sector on begin, if they are whole blocks of this disk.
     fn span(&self, sector: u64, length: u64) -> Result<u64, Refusal> {
         let end = sector.checked_add(length / SECTOR).filter(|&end| end <= self.sectors);
-        if length.is_multiple_of(SECTOR) && end.is_some() { Ok(sector * SECTOR) } else { Err(Refusal::Error) }
+        let whole = sector.is_multiple_of(self.block / SECTOR) && length.is_multiple_of(self.block);
+        if whole && end.is_some() { Ok(sector * SECTOR) } else { Err(Refusal::Error) }
     }
 }

@@ -1,11 +1,11 @@
 //! What a disk's bytes are kept in.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use vm_memory::VolatileSlice;
 
-use super::raw::RawImage;
 use super::request::{ID_BYTES, SECTOR};
 
 /// So many I/O errors of a disk are told to the user, for a guest can cause as many as it likes.
@@ -30,20 +30,17 @@ pub trait Storage: Send + Sync {
 
     /// Makes the range zeros, of which the host need not keep any if `unmap` says so.
     fn zero(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()>;
-
-    /// The file that holds these very bytes, if there is one.
-    fn raw(&self) -> Option<&RawImage> {
-        None
-    }
 }
 
 /// A storage as the guest's disk.
 pub struct Disk {
     /// The image as the user named it.
     name: String,
-    pub storage: Box<dyn Storage>,
+    pub storage: Arc<dyn Storage>,
     /// Capacity in sectors.
     pub sectors: u64,
+    /// Size of a logical block in bytes: requests are for whole ones.
+    pub block: u64,
     pub read_only: bool,
     /// Serial number.
     pub id: [u8; ID_BYTES],
@@ -51,8 +48,8 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A disk of the storage's whole sectors.
-    pub fn new(name: String, storage: Box<dyn Storage>, read_only: bool, id: [u8; ID_BYTES]) -> Self {
+    /// A disk of the storage's whole sectors, which are its blocks.
+    pub fn new(name: String, storage: Arc<dyn Storage>, read_only: bool, id: [u8; ID_BYTES]) -> Self {
         let size = storage.size();
         if !size.is_multiple_of(SECTOR) {
             log::warn!(
@@ -60,7 +57,12 @@ impl Disk {
                 size % SECTOR
             );
         }
-        Self { name, sectors: size / SECTOR, storage, read_only, id, errors: AtomicU32::new(0) }
+        Self { name, sectors: size / SECTOR, block: SECTOR, storage, read_only, id, errors: AtomicU32::new(0) }
+    }
+
+    /// The same disk with blocks of this size in bytes, a multiple of a sector's that the storage's size is a multiple of.
+    pub fn with_blocks(self, block: u64) -> Self {
+        Self { block, ..self }
     }
 
     /// Tells the user of the guest's I/O error, as long as there were few.

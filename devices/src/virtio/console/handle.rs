@@ -35,8 +35,10 @@ struct State {
     used: bool,
     /// Input was refused, and `room` has not been signalled since.
     refused: bool,
+    /// What configuration space shows.
     size: Option<Size>,
-    resized: bool,
+    /// What it is to show.
+    next_size: Option<Size>,
 }
 
 impl ConsoleHandle {
@@ -82,8 +84,9 @@ impl ConsoleHandle {
     /// Tells the guest how large its terminal is. It only learns of a size at all if there is one before its driver starts.
     pub fn resize(&self, size: Size) {
         let mut state = self.state();
-        state.size = Some(size);
-        state.resized = true;
+        state.next_size = Some(size);
+        // Without a size, no driver reads one: that there is one must be seen before it looks.
+        state.size.get_or_insert(size);
         drop(state);
         signal(&self.0.wake);
     }
@@ -92,9 +95,12 @@ impl ConsoleHandle {
         self.state().size
     }
 
-    /// Whether the size changed since the last call.
-    pub(super) fn take_resized(&self) -> bool {
-        std::mem::take(&mut self.state().resized)
+    /// Has configuration space show the size that was told last; returns whether one was told since the last call.
+    pub(super) fn show_size(&self) -> bool {
+        let mut state = self.state();
+        let next = state.next_size.take();
+        state.size = next.or(state.size);
+        next.is_some()
     }
 
     /// Becomes readable when there is input or another size.

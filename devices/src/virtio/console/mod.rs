@@ -4,7 +4,7 @@
 //! guest prints on either goes to the same place, and the monitor hands input to the one that the guest uses.
 
 mod control;
-mod handle;
+pub(super) mod handle;
 mod port;
 #[cfg(test)]
 mod tests;
@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::interrupt::Interrupt;
-use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker, read_bytes};
-use crate::console::ConsoleOutput;
+use super::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, VirtioDevice, Worker, read_bytes};
+use crate::console::Consoles;
 use crate::key_values::{self, KeyValues, OptionError};
 use crate::registry::{Key, Kind, Value};
 pub use handle::{ConsoleHandle, Size};
@@ -40,8 +40,8 @@ const PORTS_MAX: usize = 16;
 /// Name, keys and help.
 static KIND: Kind = Kind {
     name: "console",
-    about: "The console once drivers are up, Linux's hvc0 (virtio-console), whose other end --console chooses; with a name, one \
-            more port of it (may repeat)",
+    about: "The console once drivers are up, Linux's hvc0 (virtio-console), whose other end --console chooses; \
+            with a name, one more port of it (may repeat)",
     keys: &[
         Key {
             name: "name",
@@ -123,7 +123,7 @@ impl DeviceConfig for ConsoleConfig {
         Ok(())
     }
 
-    fn open(&self) -> Opened {
+    fn open(&self, _context: &OpenContext<'_>) -> Opened {
         let handle = ConsoleHandle::new()?;
         let mut all = vec![Port::console(handle.clone())];
         for port in &self.ports {
@@ -168,8 +168,8 @@ impl VirtioDevice for Console {
         worker.into_iter().map(|worker| Box::new(worker) as Box<dyn Worker>).collect()
     }
 
-    fn connect_console(&mut self, output: &dyn Fn() -> Box<dyn ConsoleOutput>) -> Option<ConsoleHandle> {
-        self.worker.as_mut()?.connect(output());
+    fn connect_console(&mut self, consoles: &dyn Consoles) -> Option<ConsoleHandle> {
+        self.worker.as_mut()?.connect(consoles);
         Some(self.handle.clone())
     }
 }

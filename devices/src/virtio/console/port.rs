@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{self, Note};
 use super::handle::ConsoleHandle;
-use crate::console::ConsoleOutput;
+use crate::console::{ConsoleOutput, Consoles};
 use crate::endpoint::{Endpoint, Input, OpenError, Target};
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Fault, VirtQueue};
@@ -47,8 +47,16 @@ pub(super) struct Port {
 pub(super) enum Link {
     /// The monitor's console, which may be connected to nothing yet.
     Console { handle: ConsoleHandle, output: Option<Box<dyn ConsoleOutput>> },
-    /// An end of its own. Whether output was lost, and the user told.
-    Endpoint { endpoint: Endpoint, failed: bool },
+    /// An end of its own.
+    Endpoint {
+        endpoint: Endpoint,
+        /// Whether output was lost, and the user told.
+        failed: bool,
+        /// Whether people read what comes out of it: a console, too. A socket is there for programs, whose bytes are nobody's lines.
+        is_console: bool,
+        /// Where it prints to as a console, once the monitor has connected it.
+        console: Option<Box<dyn ConsoleOutput>>,
+    },
 }
 
 /// A port beside the console; it is connected to one of a file, a socket and a pseudo-terminal.
@@ -97,7 +105,21 @@ impl Port {
     /// A port of this name that is connected to something of its own.
     pub(super) fn open(name: &str, target: &Target) -> Result<Self, OpenError> {
         let endpoint = target.open(&format!("Port `{name}`"))?;
-        Ok(Self::new(Some(name.to_owned()), Link::Endpoint { endpoint, failed: false }))
+        let is_console = !matches!(target, Target::Socket(_));
+        let link = Link::Endpoint { endpoint, failed: false, is_console, console: None };
+        Ok(Self::new(Some(name.to_owned()), link))
+    }
+
+    /// Connects the port to its other end, if it is a console.
+    pub(super) fn connect(&mut self, consoles: &dyn Consoles) {
+        match &mut self.link {
+            Link::Console { output, .. } => *output = Some(consoles.console()),
+            Link::Endpoint { endpoint, is_console: true, console, .. } => {
+                let name = self.name.as_deref().unwrap_or_default();
+                *console = Some(consoles.further(name, endpoint.output.clone()));
+            }
+            Link::Endpoint { .. } => {}
+        }
     }
 
     fn new(name: Option<String>, link: Link) -> Self {
@@ -220,7 +242,9 @@ impl Port {
 
     /// Lets go of a chain.
     pub(super) fn stop_sending(&mut self) {
-        self.sending = None;
+        if self.sending.take().is_some() {
+            self.link.offer_nothing();
+        }
     }
 
     /// Keeps what the driver has not taken: for whichever port the console's input goes to next, else for this one.
@@ -240,7 +264,8 @@ impl Link {
                 handle.set_used(true);
                 output.as_mut().map_or(bytes.len(), |output| output.offer(bytes))
             }
-            Self::Endpoint { endpoint, failed } => match endpoint.output.try_write(bytes) {
+            Self::Endpoint { console: Some(console), .. } => console.offer(bytes),
+            Self::Endpoint { endpoint, failed, .. } => match endpoint.output.try_write(bytes) {
                 Ok(count) => count,
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
                 Err(error) => {
@@ -251,6 +276,13 @@ impl Link {
                     bytes.len()
                 }
             },
+        }
+    }
+
+    /// What was offered and not taken is no longer there.
+    fn offer_nothing(&mut self) {
+        if let Self::Console { output: Some(console), .. } | Self::Endpoint { console: Some(console), .. } = self {
+            console.offer(&[]);
         }
     }
 

@@ -1,3 +1,5 @@
+mod resets;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -5,7 +7,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::virtio::VirtioConfig;
+use crate::console::ConsoleOutput;
+use crate::endpoint::Output;
+use crate::virtio::config::VirtioConfig;
 use crate::virtio::config::make;
 use crate::virtio::testing::{BUFFERS, Guest, NEXT, WRITE, register};
 
@@ -24,6 +28,30 @@ impl Screen {
 
     fn make_room(&self, room: usize) {
         self.0.lock().unwrap().0 = room;
+    }
+}
+
+impl Consoles for Screen {
+    fn console(&self) -> Box<dyn ConsoleOutput> {
+        Box::new(self.clone())
+    }
+
+    fn further(&self, name: &str, output: Output) -> Box<dyn ConsoleOutput> {
+        Box::new(Further { name: name.to_owned(), output, screen: self.clone() })
+    }
+}
+
+/// Prints to its own end, and with its name in front on the screen.
+struct Further {
+    name: String,
+    output: Output,
+    screen: Screen,
+}
+
+impl ConsoleOutput for Further {
+    fn offer(&mut self, bytes: &[u8]) -> usize {
+        self.screen.offer(&[self.name.as_bytes(), b": ", bytes].concat());
+        self.output.try_write(bytes).unwrap()
     }
 }
 
@@ -49,7 +77,7 @@ fn device(lines: &[&str]) -> Opened {
 
 fn guest(lines: &[&str], screen: &Screen) -> (Guest, ConsoleHandle) {
     let mut device = device(lines).unwrap();
-    let handle = device.connect_console(&|| Box::new(screen.clone())).unwrap();
+    let handle = device.connect_console(screen).unwrap();
     (Guest::new(device), handle)
 }
 
@@ -252,7 +280,8 @@ fn ports_have_names_and_ends_of_their_own() {
     let [file, socket] = ["file", "socket"].map(|name| directory.path().join(name));
     let lines =
         [format!("name=log,file={}", file.display()), format!("name=org.example.agent,socket={}", socket.display())];
-    let (mut guest, _) = guest(&lines.each_ref().map(String::as_str), &Screen::with_room(SCREEN));
+    let screen = Screen::with_room(SCREEN);
+    let (mut guest, _) = guest(&lines.each_ref().map(String::as_str), &screen);
     guest.start();
     offer_room(&mut guest, 2, 16);
     tell(&mut guest, 0, READY, 1);
@@ -281,6 +310,7 @@ fn ports_have_names_and_ends_of_their_own() {
     let mut answer = [0; 6];
     client.read_exact(&mut answer).unwrap();
     assert_eq!(answer, *b"answer");
+    assert_eq!(screen.bytes(), b"log: logged", "a file is a console, a socket is none");
     drop(client);
     assert_eq!(received(&mut guest, 2), message(2, OPEN, 0));
 }

@@ -11,7 +11,7 @@ use super::MULTIPORT;
 use super::control::{FromDriver, MESSAGE, Note};
 use super::handle::ConsoleHandle;
 use super::port::{Link, Port, Sent};
-use crate::console::ConsoleOutput;
+use crate::console::Consoles;
 use crate::endpoint::Input;
 use crate::virtio::Worker;
 use crate::virtio::interrupt::Interrupt;
@@ -78,10 +78,8 @@ impl ConsoleWorker {
         Self { interrupt: Some(interrupt), ..self }
     }
 
-    pub(super) fn connect(&mut self, to: Box<dyn ConsoleOutput>) {
-        if let Some(Port { link: Link::Console { output, .. }, .. }) = self.ports.first_mut() {
-            *output = Some(to);
-        }
+    pub(super) fn connect(&mut self, consoles: &dyn Consoles) {
+        self.ports.iter_mut().for_each(|port| port.connect(consoles));
     }
 
     fn send(&mut self, port: usize, queues: &mut Queues) -> Result<(), Fault> {
@@ -155,10 +153,8 @@ impl ConsoleWorker {
 
     fn woken(&mut self, queues: &mut Queues) -> Result<(), Fault> {
         let _ = self.handle.wake().read();
-        if self.handle.take_resized() {
-            if let Some(interrupt) = &self.interrupt {
-                interrupt.config_changed();
-            }
+        // Without a transport there is no driver either.
+        if self.interrupt.as_ref().is_some_and(|interrupt| interrupt.config_changed(|| self.handle.show_size())) {
             self.ports[0].note(Note::Resize);
             self.tell(queues)?;
         }

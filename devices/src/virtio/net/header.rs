@@ -7,7 +7,7 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6,
 };
 
-use super::has;
+use super::features::has;
 
 /// Bytes of a header. The field `num_buffers` is always there without the legacy interface.
 pub const SIZE: usize = 12;

@@ -5,11 +5,14 @@
 //! and leaves to the guest what that allows.
 
 mod control;
+mod features;
+mod frames;
 mod header;
 mod link;
 mod options;
 mod pair;
 mod receive;
+mod state;
 mod tap;
 #[cfg(test)]
 mod tests;
@@ -28,12 +31,13 @@ use virtio_bindings::virtio_net::{
 
 use super::interrupt::Interrupt;
 use super::rate::RateLimiter;
-use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker, read_bytes};
+use super::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, VirtioDevice, Worker, read_bytes};
 use crate::registry::Kind;
 use control::ControlWorker;
 use options::KIND;
 use pair::{PairWorker, Role};
 use receive::Receiver;
+use state::LinkState;
 use tap::{Interface, Tap};
 use transmit::Transmitter;
 
@@ -46,9 +50,6 @@ const DEVICE_TYPE: u32 = 1;
 const QUEUE_SIZE: u16 = 256;
 /// The driver has one command at a time.
 const CONTROL_QUEUE_SIZE: u16 = 16;
-/// At most so many frames pass in one direction before the other has its turn.
-const FRAMES_PER_PASS: u32 = 64;
-
 /// What every device offers.
 const FEATURES: u64 = 1 << VIRTIO_NET_F_CSUM
     | 1 << VIRTIO_NET_F_GUEST_CSUM
@@ -65,17 +66,6 @@ const FEATURES: u64 = 1 << VIRTIO_NET_F_CSUM
 /// And what a device with several queue pairs offers.
 const MULTI_QUEUE_FEATURES: u64 = 1 << VIRTIO_NET_F_CTRL_VQ | 1 << VIRTIO_NET_F_MQ;
 
-/// Features that mean nothing without another one (section 5.1.3.1).
-const REQUIREMENTS: [(u32, &[u32]); 7] = [
-    (VIRTIO_NET_F_GUEST_TSO4, &[VIRTIO_NET_F_GUEST_CSUM]),
-    (VIRTIO_NET_F_GUEST_TSO6, &[VIRTIO_NET_F_GUEST_CSUM]),
-    (VIRTIO_NET_F_GUEST_ECN, &[VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6]),
-    (VIRTIO_NET_F_HOST_TSO4, &[VIRTIO_NET_F_CSUM]),
-    (VIRTIO_NET_F_HOST_TSO6, &[VIRTIO_NET_F_CSUM]),
-    (VIRTIO_NET_F_HOST_ECN, &[VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6]),
-    (VIRTIO_NET_F_MQ, &[VIRTIO_NET_F_CTRL_VQ]),
-];
-
 impl DeviceConfig for NetConfig {
     const KIND: &'static Kind = &KIND;
 
@@ -85,7 +75,7 @@ impl DeviceConfig for NetConfig {
         Ok(())
     }
 
-    fn open(&self) -> Opened {
+    fn open(&self, _context: &OpenContext<'_>) -> Opened {
         let taps = Tap::open(&self.tap, self.queues as usize)?;
         let interface = Interface::new(&self.tap)?;
         if let Some(mtu) = self.mtu {
@@ -169,41 +159,4 @@ impl VirtioDevice for Net {
         }
         workers
     }
-}
-
-/// Whether the interface is still there, for the driver to read.
-#[derive(Clone)]
-struct LinkState {
-    is_up: Arc<AtomicBool>,
-    interrupt: Interrupt,
-}
-
-impl LinkState {
-    /// Returns whether it was there until now.
-    fn set_down(&self) -> bool {
-        let was_up = self.is_up.swap(false, Ordering::AcqRel);
-        if was_up {
-            self.interrupt.config_changed();
-        }
-        was_up
-    }
-}
-
-/// What passed in one direction since the driver started.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tally {
-    passed: u64,
-    dropped: u64,
-}
-
-/// The features without those that lack what they need: drivers must not choose such.
-fn consistent(features: u64) -> u64 {
-    REQUIREMENTS.iter().fold(features, |features, (feature, needed)| {
-        let holds = needed.iter().any(|&bit| has(features, bit));
-        if holds { features } else { features & !(1 << feature) }
-    })
-}
-
-fn has(features: u64, bit: u32) -> bool {
-    features >> bit & 1 != 0
 }

@@ -7,10 +7,11 @@ use event_manager::{EventOps, EventSet, Events};
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MQ;
 
 use super::control;
+use super::features::{consistent, has};
 use super::link::Link;
 use super::receive::Receiver;
+use super::state::LinkState;
 use super::transmit::Transmitter;
-use super::{LinkState, consistent, has};
 use crate::virtio::Worker;
 use crate::virtio::queue::{Fault, Queues};
 
@@ -113,14 +114,14 @@ impl Worker for PairWorker {
     }
 
     fn stop(&mut self, queue: usize) {
-        let (direction, tally) = if queue.is_multiple_of(2) {
+        let (direction, counts) = if queue.is_multiple_of(2) {
             self.receiver.stop();
-            ("to", &mut self.receiver.tally)
+            ("to", &mut self.receiver.counts)
         } else {
-            ("from", &mut self.transmitter.tally)
+            ("from", &mut self.transmitter.counts)
         };
-        let tally = std::mem::take(tally);
-        log::debug!("{}: {} frames {direction} the guest, {} dropped", self.name, tally.passed, tally.dropped);
+        let counts = std::mem::take(counts);
+        log::debug!("{}: {} frames {direction} the guest, {} dropped", self.name, counts.passed, counts.dropped);
     }
 }
 

@@ -6,9 +6,10 @@ use std::io::ErrorKind;
 
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MRG_RXBUF};
 
+use super::features::has;
+use super::frames::{FRAMES_PER_PASS, FrameCounts};
 use super::header::{self, ETHERNET, FRAME_MAX, VLAN};
 use super::link::{self, Got, Target};
-use super::{FRAMES_PER_PASS, Tally, has};
 use crate::virtio::queue::{Fault, VirtQueue};
 use crate::virtio::rate::RateLimiter;
 
@@ -18,7 +19,7 @@ use crate::virtio::rate::RateLimiter;
 /// when there are frames, buffers and leave by the rate; whichever of them comes last calls it.
 pub struct Receiver {
     pub limiter: RateLimiter,
-    pub tally: Tally,
+    pub counts: FrameCounts,
     /// Frames may be waiting.
     pub waiting: bool,
     features: u64,
@@ -32,9 +33,9 @@ pub struct Receiver {
 
 impl Receiver {
     pub fn new(limiter: RateLimiter, mtu: u16) -> Self {
-        let (held, tally) = (VecDeque::new(), Tally::default());
+        let (held, counts) = (VecDeque::new(), FrameCounts::default());
         // What came before the link was watched is told of when watching begins.
-        Self { limiter, tally, waiting: false, features: 0, mtu, held, room: 0 }
+        Self { limiter, counts, waiting: false, features: 0, mtu, held, room: 0 }
     }
 
     pub fn start(&mut self, features: u64) {
@@ -106,13 +107,13 @@ impl Receiver {
         let frame = count.saturating_sub(header::SIZE as u64);
         let header = header::to_guest(header, frame, self.features, buffers).filter(|_| frame > 0 && !cut);
         let Some(header) = header else {
-            self.tally.dropped += 1;
+            self.counts.dropped += 1;
             return Ok(());
         };
         if let Some(first) = self.held.front() {
             first.write_header(&header)?;
         }
-        self.tally.passed += 1;
+        self.counts.passed += 1;
         self.give_back(buffers, count, queue)
     }
 

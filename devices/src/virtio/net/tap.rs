@@ -15,7 +15,7 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
 };
 
-use super::has;
+use super::features::has;
 use super::header;
 use super::link::Link;
 
@@ -42,8 +42,8 @@ pub enum TapError {
     Device(#[source] io::Error),
     /// The tap is not there, or another user's.
     #[error(
-        "No permission to use the tap `{name}` or to create it; make it once, as root: `ip tuntap add dev {name} mode tap user \
-        $USER{multi_queue} && ip link set {name} up`"
+        "No permission to use the tap `{name}` or to create it; make it once, as root: `ip tuntap add dev {name} \
+        mode tap user $USER{multi_queue} && ip link set {name} up`"
     )]
     Permission {
         /// The interface.
@@ -56,8 +56,8 @@ pub enum TapError {
     Busy(String),
     /// The interface is another kind of thing.
     #[error(
-        "The interface `{name}` is no tap for {queues} queue(s): remove it, or make it by `ip tuntap add dev {name} mode \
-        tap{multi_queue}`"
+        "The interface `{name}` is no tap for {queues} queue(s): remove it, or make it by `ip tuntap add dev {name} \
+        mode tap{multi_queue}`"
     )]
     Kind {
         /// The interface.
@@ -106,12 +106,15 @@ pub struct Interface {
 
 impl Tap {
     /// Opens an existing tap or creates one that lasts as long as it is open, and sets it up. Frames come by the first queue only.
+    /// The user is told of one that is down: bringing it up may take rights that its user does not have.
     pub fn open(name: &str, queues: usize) -> Result<Vec<Self>, TapError> {
         let interface = Interface::new(name)?;
         let created = interface.flags().is_err();
         let taps = (0..queues).map(|_| Self::open_queue(name, queues)).collect::<Result<Vec<_>, _>>()?;
         if created {
             interface.bring_up()?;
+        } else if interface.is_down() {
+            log::warn!("The tap `{name}` is down: no frame passes before, as root, `ip link set {name} up`");
         }
         for (number, tap) in taps.iter().enumerate() {
             tap.set_offloads(0).map_err(|source| interface.failed("set its offloads", source))?;
@@ -210,6 +213,11 @@ impl Interface {
         self.call(libc::SIOCGIFFLAGS as _, &mut request)?;
         // SAFETY: the kernel has filled in this variant of the union, which any bytes are a value of.
         Ok(unsafe { request.ifr_ifru.ifru_flags })
+    }
+
+    /// Whether the host passes no frames.
+    fn is_down(&self) -> bool {
+        self.flags().is_ok_and(|flags| flags & libc::IFF_UP as c_short == 0)
     }
 
     fn bring_up(&self) -> Result<(), TapError> {

@@ -1,3 +1,5 @@
+mod resets;
+
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
@@ -13,7 +15,7 @@ use virtio_bindings::virtio_net::{VIRTIO_NET_ERR, VIRTIO_NET_OK};
 
 use super::link::Link;
 use super::*;
-use crate::virtio::VirtioConfig;
+use crate::virtio::config::VirtioConfig;
 use crate::virtio::testing::{BUFFERS, Guest, INDIRECT, WRITE, register};
 
 const HEADER: usize = header::SIZE;

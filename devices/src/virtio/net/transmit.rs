@@ -2,8 +2,9 @@
 
 use std::fs::File;
 
+use super::frames::{FRAMES_PER_PASS, FrameCounts};
 use super::header::{self, ETHERNET, FRAME_MAX};
-use super::{FRAMES_PER_PASS, Tally, link};
+use super::link;
 use crate::virtio::chain::Buffers;
 use crate::virtio::queue::{Fault, VirtQueue};
 use crate::virtio::rate::RateLimiter;
@@ -11,13 +12,13 @@ use crate::virtio::rate::RateLimiter;
 /// The transmitting half of a queue pair.
 pub struct Transmitter {
     pub limiter: RateLimiter,
-    pub tally: Tally,
+    pub counts: FrameCounts,
     features: u64,
 }
 
 impl Transmitter {
     pub fn new(limiter: RateLimiter) -> Self {
-        Self { limiter, tally: Tally::default(), features: 0 }
+        Self { limiter, counts: FrameCounts::default(), features: 0 }
     }
 
     pub fn start(&mut self, features: u64) {
@@ -32,11 +33,12 @@ impl Transmitter {
             }
             let Some(chain) = queue.pop()? else { return Ok(()) };
             let length = chain.readable().len();
+            // Also what is dropped: it is work for the host.
+            self.limiter.spend(length.min(header::SIZE as u64 + FRAME_MAX));
             if self.send(file, chain.readable(), length)? {
-                self.limiter.spend(length);
-                self.tally.passed += 1;
+                self.counts.passed += 1;
             } else {
-                self.tally.dropped += 1;
+                self.counts.dropped += 1;
             }
             queue.complete(chain, 0)?;
         }

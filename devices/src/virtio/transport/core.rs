@@ -193,9 +193,10 @@ impl Core {
             return self.stop_queue();
         }
         let number = self.state.queue_select as usize;
-        // Once the driver is ready, only a queue that was reset may become ready again.
+        // Once the driver is ready, only a queue that was reset may become ready again; none of a device that needs a reset.
         let late = self.state.is_live();
-        if late && !self.state.has_feature(VIRTIO_F_RING_RESET) || self.state.configurable().is_none() {
+        let barred = self.interrupt.awaits_reset() || late && !self.state.has_feature(VIRTIO_F_RING_RESET);
+        if barred || self.state.configurable().is_none() {
             return;
         }
         let queue = match self.queue(number) {
@@ -262,6 +263,7 @@ impl Core {
     /// All that the driver said is forgotten, and the workers let go of the queues.
     fn reset(&mut self) {
         self.stop();
+        self.device.reset();
         self.interrupt.reset();
         self.state = DriverState::new(self.queues.len());
     }

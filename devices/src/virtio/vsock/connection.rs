@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
 
 use event_manager::EventSet;
+use nix::sys::socket::{MsgFlags, recv};
 use vm_memory::{ReadVolatile as _, VolatileMemoryError, WriteVolatile as _};
 
 use super::packet::{HEADER, Header, NO_RECEIVE, NO_SEND, op};
@@ -47,6 +48,8 @@ enum Stage {
     /// The guest is asked for a connection.
     Requested,
     Established,
+    /// It is over, of which the guest is to be told.
+    Broken,
 }
 
 /// How a connection is over.
@@ -79,7 +82,7 @@ pub struct Connection {
     /// None when the host closed it and the guest was told.
     stream: Option<UnixStream>,
     stage: Stage,
-    /// A REQUEST or RESPONSE that the guest has not got yet.
+    /// A REQUEST, RESPONSE or RESET that the guest has not got yet.
     opening: Option<u16>,
     /// The stream may have something to read, ...
     readable: bool,
@@ -192,6 +195,9 @@ impl Connection {
 
     /// Takes a packet of the guest's other than RESET; returns whether it was one for this connection as it is.
     pub fn take(&mut self, header: &Header, chain: &Chain) -> Result<bool, Fault> {
+        if self.stage == Stage::Broken {
+            return Ok(true);
+        }
         self.take_credit(header);
         let established = self.stage == Stage::Established;
         match header.op {
@@ -211,6 +217,23 @@ impl Connection {
         if self.guest_flags & NO_SEND == 0 {
             self.pending.clear();
         }
+    }
+
+    /// Whether the guest may know of it.
+    pub fn is_known(&self) -> bool {
+        self.ports.is_some() && self.opening != Some(op::REQUEST) && !self.forgotten
+    }
+
+    /// Ends it at once for the host; it is over when the guest got a RESET.
+    pub fn break_off(&mut self) {
+        self.abandon();
+        self.stage = Stage::Broken;
+        self.opening = Some(op::RESET);
+    }
+
+    /// Whether only the RESET is left of it.
+    pub fn is_broken(&self) -> bool {
+        self.stage == Stage::Broken
     }
 
     /// Hands on what the guest sent before.
@@ -241,6 +264,9 @@ impl Connection {
 
     /// Whether and how it is over.
     pub fn end(&self) -> Option<End> {
+        if self.is_broken() {
+            return (self.forgotten || self.opening.is_none()).then_some(End::Silent);
+        }
         if self.stage != Stage::Established {
             // Who asked for the connection is gone before it was there.
             let asked = self.opening.is_none() && !self.forgotten;
@@ -421,33 +447,39 @@ impl Connection {
 
     /// Reads as much as the packet, the guest and `room` have room for.
     fn read(&mut self, room: &Buffers) -> Result<u32, Fault> {
-        let most = PACKET_MAX.min(self.credit().into());
-        let Some(stream) = &mut self.stream else { return Ok(0) };
+        let slices = room.slices(HEADER as u64, PACKET_MAX.min(self.credit().into()))?;
+        if slices.is_empty() {
+            // That is enough for packets without data, of which the end of the stream may be one.
+            let looked = self.stream.as_ref().map_or(Ok(0), look);
+            return match self.note_read(looked) {
+                0 => Ok(0),
+                _ => Err(Fault::Request("A buffer for packets has no room for data")),
+            };
+        }
         let mut length = 0;
-        for mut slice in room.slices(HEADER as u64, most)? {
-            match stream.read_volatile(&mut slice).map_err(into_io) {
-                Ok(0) => {
-                    self.ended = true;
-                    break;
-                }
-                Ok(count) => {
-                    length += count as u32;
-                    if count < slice.len() {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.readable = false;
-                    break;
-                }
-                Err(error) => {
-                    log::debug!("A connection of the guest breaks: {error}");
-                    (self.ended, self.refuses) = (true, true);
-                    break;
-                }
+        for mut slice in slices {
+            let read = self.stream.as_mut().map_or(Ok(0), |stream| stream.read_volatile(&mut slice).map_err(into_io));
+            let count = self.note_read(read);
+            length += count as u32;
+            if count < slice.len() {
+                break;
             }
         }
         Ok(length)
+    }
+
+    /// Takes note of what reading came to; returns how many bytes there were.
+    fn note_read(&mut self, result: io::Result<usize>) -> usize {
+        match result {
+            Ok(0) => self.ended = true,
+            Ok(count) => return count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(error) => {
+                log::debug!("A connection of the guest breaks: {error}");
+                (self.ended, self.refuses) = (true, true);
+            }
+        }
+        0
     }
 
     /// The host closed it, and the guest is told; its confirmation is still to come.
@@ -456,6 +488,11 @@ impl Connection {
         self.forwarded = self.forwarded.wrapping_add(self.pending.len() as u32);
         self.pending = VecDeque::new();
     }
+}
+
+/// Whether there is data, which stays: 0 at the stream's end.
+fn look(stream: &UnixStream) -> io::Result<usize> {
+    Ok(recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?)
 }
 
 fn port(line: &[u8]) -> Option<u32> {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::interrupt::Interrupt;
-use super::{Checked, DeviceConfig, GuestLimits, Opened, VirtioDevice, Worker};
+use super::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, VirtioDevice, Worker};
 use crate::host_socket::HostSocket;
 use crate::registry::{Key, Kind, Value};
 use worker::VsockWorker;
@@ -92,8 +92,8 @@ impl DeviceConfig for VsockConfig {
         Ok(())
     }
 
-    fn open(&self) -> Opened {
-        let worker = VsockWorker::new(self.cid, HostSocket::bind(&self.uds)?)?;
+    fn open(&self, _context: &OpenContext<'_>) -> Opened {
+        let worker = VsockWorker::new(self.cid, HostSocket::bind(&self.uds)?.with_ports()?)?;
         Ok(Box::new(Vsock { cid: self.cid, worker: Some(worker) }))
     }
 }

@@ -1,4 +1,5 @@
 mod hostile;
+mod resets;
 mod streams;
 
 use std::io::{Read as _, Write as _};

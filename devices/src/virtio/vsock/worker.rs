@@ -54,30 +54,19 @@ impl VsockWorker {
         let epoll = Epoll::new()?;
         let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
         epoll.ctl(ControlOperation::Add, socket.listener().as_raw_fd(), EpollEvent::new(events, LISTENER))?;
-        let mut worker = Self {
+        Ok(Self {
             cid,
             socket,
             epoll,
-            slots: Vec::new(),
-            free: Vec::new(),
+            slots: (0..CONNECTIONS).map(|_| None).collect(),
+            free: (0..CONNECTIONS).rev().collect(),
             by_ports: HashMap::new(),
             ready: VecDeque::new(),
             refusals: VecDeque::new(),
             spare: None,
             next_port: FIRST_PORT,
             waiting: false,
-        };
-        worker.close_all();
-        Ok(worker)
-    }
-
-    fn close_all(&mut self) {
-        self.slots = (0..CONNECTIONS).map(|_| None).collect();
-        self.free = (0..CONNECTIONS).rev().collect();
-        self.by_ports.clear();
-        self.ready.clear();
-        self.refusals.clear();
-        self.spare = None;
+        })
     }
 
     /// Takes the host's programs in, as far as there is room.
@@ -126,13 +115,22 @@ impl VsockWorker {
         self.free.push(slot);
     }
 
-    /// Ends a connection that the guest knows of.
+    /// Ends a connection that the guest knows of. Its place is free again once the guest was told: none of these messages is
+    /// ever lost, and there are no more of them than connections.
     fn reset(&mut self, slot: usize) {
-        if let Some(ports) = self.slots[slot].as_ref().and_then(|connection| connection.ports) {
-            let header = self.header(ports);
-            self.refuse(Header { op: op::RESET, ..header });
+        if let Some(connection) = &mut self.slots[slot] {
+            connection.break_off();
+            self.settle(slot);
         }
-        self.remove(slot);
+    }
+
+    /// Ends all connections that the guest knows of, for packets of theirs may be lost. Those that it does not know yet wait for it.
+    fn reset_known(&mut self) {
+        for slot in 0..CONNECTIONS {
+            if self.slots[slot].as_ref().is_some_and(Connection::is_known) {
+                self.reset(slot);
+            }
+        }
     }
 
     fn refuse(&mut self, refusal: Header) {
@@ -265,8 +263,8 @@ impl VsockWorker {
                     None => return Ok(()),
                 },
             };
-            if chain.writable().len() <= HEADER as u64 {
-                return Err(Fault::Request("A buffer for packets has no room for data"));
+            if chain.writable().len() < HEADER as u64 {
+                return Err(Fault::Request("A buffer for packets has no room for a header"));
             }
             match self.next(&chain.writable())? {
                 Some(header) => {
@@ -312,6 +310,16 @@ impl Worker for VsockWorker {
         ops.add(Events::with_data(&self.epoll, 0, EventSet::IN))
     }
 
+    /// The driver is a new one, or has forgotten everything: what the last one was still to be told is not for it.
+    fn start(&mut self, _features: u64) {
+        self.refusals.clear();
+        for slot in 0..CONNECTIONS {
+            if self.slots[slot].as_ref().is_some_and(Connection::is_broken) {
+                self.remove(slot);
+            }
+        }
+    }
+
     fn kick(&mut self, number: usize, queues: &mut Queues) -> Result<(), Fault> {
         if number == TX {
             while let Some(queue) = queues.get(TX)
@@ -346,8 +354,11 @@ impl Worker for VsockWorker {
     }
 
     fn stop(&mut self, queue: usize) {
+        if queue == RX {
+            self.spare = None;
+        }
         if queue == RX || queue == TX {
-            self.close_all();
+            self.reset_known();
         }
     }
 }

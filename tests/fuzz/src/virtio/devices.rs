@@ -4,7 +4,8 @@ use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::sync::LazyLock;
 
-use carpel_devices::virtio::{VirtioConfig, VirtioDevice};
+use carpel_devices::virtio::config::VirtioConfig;
+use carpel_devices::virtio::{OpenContext, VirtioDevice};
 
 use super::Driver;
 use super::net::{self, Host};
@@ -49,5 +50,5 @@ fn device(texts: &[&str]) -> Box<dyn VirtioDevice> {
     let mut all = texts.iter().map(|text| VirtioConfig::parse(text).expect("The text is right"));
     let mut config = all.next().expect("There is a text");
     all.for_each(|more| config.join(more).expect("The texts add up"));
-    config.open().expect("The host has what the device needs")
+    config.open(&OpenContext::default()).expect("The host has what the device needs")
 }

@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
-use carpel_devices::virtio::{VirtioConfig, VirtioDevice};
+use carpel_devices::virtio::VirtioDevice;
+use carpel_devices::virtio::config::VirtioConfig;
 use carpel_devices::virtio::net::{Link, Net};
 
 /// Bytes of the header before each frame, of an Ethernet header, and of the longest frame.

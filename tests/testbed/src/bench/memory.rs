@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn the_guests_memory_and_its_head_do_not_count() {
-        let smaps = "00400000-00500000 r-xp 00000000 fe:01 1 /bin/monitor\nSize: 1024 kB\nRss: 700 kB\nAnonymous: 0 kB\n\
+        let smaps = "00400000-00500000 r-xp 00000000 fe:01 1 /bin/monitor\nSize: 1024 kB\nRss: 700 kB\n\
+                     Anonymous: 0 kB\n\
                      10000000-10200000 rw-p 00000000 00:00 0\nRss: 90 kB\nAnonymous: 90 kB\n\
                      10200000-18000000 rw-p 00000000 00:00 0\nRss: 4096 kB\nAnonymous: 4096 kB\n\
                      20000000-20001000 rw-p 00000000 00:00 0 [heap]\nRss: 4 kB\nAnonymous: 4 kB\nVmFlags: rd wr\n";

@@ -17,7 +17,7 @@ struct Ending {
     says: &'static str,
 }
 
-const ENDINGS: [Ending; 8] = [
+const ENDINGS: [Ending; 9] = [
     Ending {
         name: "a CI boot test that passes",
         arguments: "-k bzImage -i guest.cpio --until 'login:|# ' --timeout 60s",
@@ -38,6 +38,13 @@ const ENDINGS: [Ending; 8] = [
         append: "finish=reboot",
         status: 0,
         says: "guest: up",
+    },
+    Ending {
+        name: "reboot by a triple fault",
+        arguments: "-k bzImage -i guest.cpio",
+        append: "finish=reboot reboot=t",
+        status: 0,
+        says: "reboot: Restarting system",
     },
     Ending {
         name: "halt",

@@ -134,7 +134,8 @@ mod tests {
             "[   99.1] rcu: INFO: rcu_sched detected expedited stalls on CPUs/tasks: { 1-... }",
             "[  242.2] INFO: task vcpu1:313 blocked for more than 120 seconds.",
             "[   12.0] BUG: unable to handle page fault for address: ffffc90000a7fff8",
-            "[   12.0] Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: kvm_arch_vcpu_ioctl_run",
+            "[   12.0] Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: \
+             kvm_arch_vcpu_ioctl_run",
             "[   12.0] Internal error: Oops: 0000000096000004 [#1] SMP",
         ] {
             let now = Instant::now();

@@ -7,7 +7,7 @@ use kvm_bindings::{KVM_MP_STATE_STOPPED, user_pt_regs};
 use kvm_ioctls::VcpuFd;
 
 use super::vcpu::core_register;
-use crate::kvm::vcpu::Death;
+use crate::kvm::death::Death;
 
 /// A message for vCPU `id`.
 pub fn explain(id: u32, fd: &mut VcpuFd, death: &Death) -> String {

@@ -12,7 +12,7 @@ use kvm_bindings::{
 use kvm_ioctls::{DeviceFd, VmFd};
 use vmm_sys_util::errno::Error as Errno;
 
-use crate::kvm::KvmError;
+use crate::kvm::error::KvmError;
 use crate::plan::Plan;
 
 /// Interrupts of the controller: 32 that each vCPU has of its own, and the 64 SPIs that the layouts number devices from.

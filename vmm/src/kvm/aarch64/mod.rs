@@ -19,8 +19,8 @@ pub use vcpu::{create_vcpus, supported};
 
 pub use crate::boot::aarch64::write as write_boot_structures;
 use crate::config::IrqchipMode;
-use crate::kvm::KvmError;
-use crate::plan::{HostFacts, Plan};
+use crate::kvm::error::{KvmError, retry_interrupted};
+use crate::plan::Plan;
 
 /// What a machine needs of KVM, by the name in its documentation.
 pub const NEEDED: &[(Cap, &str)] = &[
@@ -34,17 +34,18 @@ pub const NEEDED: &[(Cap, &str)] = &[
     (Cap::ArmPsci02, "KVM_CAP_ARM_PSCI_0_2"),
 ];
 
-/// What this host offers; what most offer where KVM cannot be asked, which then is an error of its own.
-pub fn host_facts() -> HostFacts {
-    let assumed = HostFacts::assumed(Arch::Aarch64);
-    let Ok(kvm) = Kvm::new() else { return assumed };
-    let newest = kvm.create_vm().ok().filter(gic::has_v3).map_or(Gic::V2, |_| Gic::V3);
-    HostFacts { phys_bits: limit(&kvm).unwrap_or(assumed.phys_bits), gic: newest }
+/// Guest physical address bits: the size of an intermediate physical address; what most hosts have where KVM cannot be
+/// asked, which then is an error of its own.
+pub fn phys_bits() -> u8 {
+    let limit = Kvm::new().ok().as_ref().and_then(limit);
+    limit.unwrap_or(Arch::Aarch64.default_phys_bits())
 }
 
-/// Guest physical address bits: the size of an intermediate physical address.
-pub fn phys_bits() -> u8 {
-    host_facts().phys_bits
+/// The newest interrupt controller that KVM emulates, which it tells of a VM only: an empty one, closed at once. None where
+/// there is no VM, which then is an error of its own.
+pub fn newest_gic() -> Option<Gic> {
+    let vm = retry_interrupted(|| Kvm::new()?.create_vm()).ok()?;
+    Some(if gic::has_v3(&vm) { Gic::V3 } else { Gic::V2 })
 }
 
 /// Before KVM_CAP_ARM_VM_IPA_SIZE, there were 40 bits.

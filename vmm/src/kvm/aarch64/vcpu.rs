@@ -8,7 +8,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use super::{gic, shared_memory};
 use crate::boot::aarch64::BootCpu;
-use crate::kvm::{Context as _, KvmError, Vcpu};
+use crate::kvm::error::{Context as _, KvmError};
 use crate::plan::Plan;
 
 /// What a vCPU has of it, in bytes (Arm DEN0057, `struct pvclock_vcpu_stolen_time`, which is aligned to 64 bytes).
@@ -25,7 +25,7 @@ pub const fn supported(_kvm: &Kvm) -> Result<Supported, KvmError> {
 }
 
 /// Creates the vCPUs, then the interrupt controller. The first vCPU is in the boot state; the others wait for PSCI's CPU_ON.
-pub fn create_vcpus(_supported: &Supported, vm: &VmFd, plan: &Plan, boot: BootCpu) -> Result<Vec<Vcpu>, KvmError> {
+pub fn create_vcpus(_supported: &Supported, vm: &VmFd, plan: &Plan, boot: BootCpu) -> Result<Vec<VcpuFd>, KvmError> {
     let mut target = kvm_vcpu_init::default();
     vm.get_preferred_target(&mut target).call("KVM_ARM_PREFERRED_TARGET")?;
     target.features[0] |= 1 << KVM_ARM_VCPU_PSCI_0_2;
@@ -44,7 +44,7 @@ pub fn create_vcpus(_supported: &Supported, vm: &VmFd, plan: &Plan, boot: BootCp
             if id == 0 {
                 set_registers(&fd, &boot)?;
             }
-            Ok(Vcpu::new(id, fd))
+            Ok(fd)
         })
         .collect::<Result<_, KvmError>>()?;
     gic::create(vm, plan)?;

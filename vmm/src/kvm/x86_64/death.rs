@@ -10,7 +10,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
-use crate::kvm::vcpu::Death;
+use crate::kvm::death::Death;
 
 const RFLAGS_IF: u64 = 1 << 9;
 /// Where a vCPU starts after INIT (Intel SDM volume 3, table 10-1).

@@ -11,7 +11,7 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 
 use crate::config::IrqchipMode;
-use crate::kvm::{Context as _, KvmError};
+use crate::kvm::error::{Context as _, KvmError};
 use crate::plan::Plan;
 
 /// Creates what the plan says, with KVM's private memory where the map has room for it. It must come before vCPUs.

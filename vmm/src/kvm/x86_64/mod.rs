@@ -8,7 +8,7 @@ mod vcpu;
 use std::arch::x86_64::__cpuid;
 use std::ops::Range;
 
-use carpel_arch::map::Arch;
+use carpel_arch::map::Gic;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vmm_sys_util::errno::Error as Errno;
 
@@ -17,7 +17,7 @@ pub use irqchip::{create as create_irqchip, msi_router};
 pub use vcpu::{create_vcpus, supported};
 
 pub use crate::boot::x86_64::write as write_boot_structures;
-use crate::plan::{HostFacts, Plan};
+use crate::plan::Plan;
 
 /// What a machine needs of KVM, by the name in its documentation.
 pub const NEEDED: &[(Cap, &str)] = &[
@@ -42,9 +42,9 @@ pub fn phys_bits() -> u8 {
     if max_leaf < ADDRESS_SIZES { SMALLEST } else { __cpuid(ADDRESS_SIZES).eax as u8 }
 }
 
-/// What this host offers.
-pub fn host_facts() -> HostFacts {
-    HostFacts { phys_bits: phys_bits(), ..HostFacts::assumed(Arch::X86_64) }
+/// There is no GIC on a PC.
+pub const fn newest_gic() -> Option<Gic> {
+    None
 }
 
 /// Memory that KVM shares with the guest besides RAM: none here.

@@ -7,7 +7,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use super::cpuid;
-use crate::kvm::{Context as _, KvmError, Vcpu};
+use crate::kvm::error::{Context as _, KvmError};
 use crate::plan::Plan;
 
 /// `IA32_MISC_ENABLE`, with fast string operations, which firmware turns on (Intel SDM volume 4, table 2-2).
@@ -30,7 +30,7 @@ pub fn supported(kvm: &Kvm) -> Result<CpuId, KvmError> {
 
 /// Creates the vCPUs. The first is in the state that the boot structures are for; the others wait for their start-up
 /// interrupt.
-pub fn create_vcpus(supported: &CpuId, vm: &VmFd, plan: &Plan, boot: Option<BootCpu>) -> Result<Vec<Vcpu>, KvmError> {
+pub fn create_vcpus(supported: &CpuId, vm: &VmFd, plan: &Plan, boot: Option<BootCpu>) -> Result<Vec<VcpuFd>, KvmError> {
     let tsc_deadline = vm.check_extension(Cap::TscDeadlineTimer);
     let missing = cpuid::missing(supported.as_slice(), tsc_deadline, &plan.cpu);
     if !missing.is_empty() {
@@ -41,7 +41,7 @@ pub fn create_vcpus(supported: &CpuId, vm: &VmFd, plan: &Plan, boot: Option<Boot
             let fd = vm.create_vcpu(id.into()).call("KVM_CREATE_VCPU")?;
             let features = cpuid::features(supported.as_slice(), id, plan.topology, tsc_deadline, &plan.cpu);
             set_up(&fd, &features, boot.as_ref().filter(|_| id == 0))?;
-            Ok(Vcpu::new(id, fd))
+            Ok(fd)
         })
         .collect()
 }

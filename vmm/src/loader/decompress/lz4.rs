@@ -5,8 +5,7 @@ use std::io::{self, ErrorKind, Read};
 use lz4_flex::frame::FrameDecoder;
 
 use super::members::Member;
-use crate::loader::Source;
-use crate::loader::source::Reader;
+use crate::loader::source::{Reader, Source};
 
 /// The magic number of the legacy frame, which `lz4 -l` and Linux's build write.
 const LEGACY: [u8; 4] = [0x02, 0x21, 0x4C, 0x18];

@@ -8,8 +8,7 @@ use lzma_rust2::{LzmaReader, XzReader};
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 use super::{Compression, DecompressError, SIGNATURES, lz4};
-use crate::loader::Source;
-use crate::loader::source::Reader;
+use crate::loader::source::{Reader, Source};
 
 /// Enough to tell every compression by its start, in bytes.
 const SIGNATURE_SIZE: usize = 6;

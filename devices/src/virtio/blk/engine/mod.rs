@@ -7,18 +7,19 @@ use std::sync::Arc;
 
 use event_manager::EventOps;
 
+use super::raw::RawImage;
 use super::request::{Operation, Refusal};
 use super::storage::Disk;
 use crate::virtio::chain::Chain;
 use threads::Pool;
 use uring::Uring;
 
-/// Which engine the user wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// By which engine a disk's requests are performed.
+#[derive(Clone)]
 pub enum Choice {
-    /// io_uring, or threads where the host or the image's format does not have it.
-    Any,
-    /// Threads.
+    /// io_uring, on the image whose file holds the disk's very bytes; threads where the host does not have it.
+    Uring(Arc<RawImage>),
+    /// Threads, by the disk's storage.
     Threads,
 }
 
@@ -31,7 +32,8 @@ pub struct Request {
 /// A request that is done.
 pub struct Done {
     pub chain: Chain,
-    pub result: Result<(), Refusal>,
+    /// How many bytes of the answer are written, from the first on and without the status.
+    pub result: Result<u64, Refusal>,
 }
 
 /// Performs requests in any order. One queue's worker owns it and calls it in one thread.
@@ -56,9 +58,9 @@ pub trait Engine: Send {
 }
 
 /// An engine for up to `most` requests of a disk at a time.
-pub fn new(choice: Choice, disk: &Arc<Disk>, most: u16) -> std::io::Result<Box<dyn Engine>> {
-    if choice == Choice::Any && disk.storage.raw().is_some() {
-        match Uring::new(Arc::clone(disk), most) {
+pub fn new(choice: &Choice, disk: &Arc<Disk>, most: u16) -> std::io::Result<Box<dyn Engine>> {
+    if let Choice::Uring(image) = choice {
+        match Uring::new(Arc::clone(disk), Arc::clone(image), most) {
             Ok(engine) => return Ok(Box::new(engine)),
             Err(error) => log::debug!("The host has no io_uring for disks, which get threads instead: {error}"),
         }
@@ -69,6 +71,12 @@ pub fn new(choice: Choice, disk: &Arc<Disk>, most: u16) -> std::io::Result<Box<d
 impl Request {
     /// Does it, and waits meanwhile.
     fn perform(self, disk: &Disk) -> Done {
-        Done { result: self.operation.perform(&self.chain, disk), chain: self.chain }
+        let result = self.operation.perform(&self.chain, disk);
+        self.done(result)
+    }
+
+    /// It is done.
+    fn done(self, result: Result<(), Refusal>) -> Done {
+        Done { result: result.map(|()| self.operation.written(&self.chain)), chain: self.chain }
     }
 }

@@ -15,6 +15,7 @@ use io_uring::{IoUring, opcode};
 use nix::libc;
 
 use super::{Disk, Done, Engine, Request};
+use crate::virtio::blk::raw::RawImage;
 use crate::virtio::blk::request::{Operation, Refusal};
 use crate::virtio::blk::transfer::{UIO_MAXIOV, iovecs};
 
@@ -25,6 +26,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub struct Uring {
     ring: IoUring,
     disk: Arc<Disk>,
+    /// The file that holds the disk's very bytes.
+    image: Arc<RawImage>,
     /// By the number that the kernel gives back.
     slots: Vec<Option<InFlight>>,
     free: Vec<usize>,
@@ -46,17 +49,17 @@ unsafe impl Send for InFlight {}
 
 impl Uring {
     /// A ring for up to `most` requests at a time.
-    pub fn new(disk: Arc<Disk>, most: u16) -> io::Result<Self> {
+    pub fn new(disk: Arc<Disk>, image: Arc<RawImage>, most: u16) -> io::Result<Self> {
         let ring = IoUring::new(most.into())?;
         let most = usize::from(most);
         let mut slots = Vec::new();
         slots.resize_with(most, || None);
-        Ok(Self { ring, disk, slots, free: (0..most).collect(), done: VecDeque::with_capacity(most) })
+        Ok(Self { ring, disk, image, slots, free: (0..most).collect(), done: VecDeque::with_capacity(most) })
     }
 
     /// What the kernel is told, and what must stay until it is done; none if the request is nothing for the ring.
     fn prepare(&self, request: &Request) -> Option<(Entry, Vec<libc::iovec>, u64)> {
-        let image = self.disk.storage.raw()?;
+        let image = &self.image;
         match request.operation {
             Operation::Flush => {
                 let entry = opcode::Fsync::new(Fd(image.file(&[], 0).as_raw_fd())).flags(FsyncFlags::DATASYNC).build();
@@ -92,14 +95,14 @@ impl Uring {
         let InFlight { request, length, .. } = self.slots.get_mut(slot)?.take()?;
         self.free.push(slot);
         if u64::try_from(result).is_ok_and(|done| done == length) {
-            return Some(Done { chain: request.chain, result: Ok(()) });
+            return Some(request.done(Ok(())));
         }
         if let Ok(error @ 1..) = i32::try_from(-i64::from(result))
             && error != libc::EINTR
             && error != libc::EAGAIN
         {
             request.operation.report(&self.disk, &io::Error::from_raw_os_error(error));
-            return Some(Done { chain: request.chain, result: Err(Refusal::Error) });
+            return Some(request.done(Err(Refusal::Error)));
         }
         // Done in part: once more as a whole, which ends in all of it or in the reason why not.
         Some(request.perform(&self.disk))

@@ -40,7 +40,8 @@ proptest! {
         for (kind, sector, buffers) in requests {
             put_header(&machine.guest, HEADER, kind, sector);
             let mut chain = vec![(HEADER, 16, 0)];
-            chain.extend(buffers.iter().map(|&(address, length, writable)| (address, length, if writable { WRITE } else { 0 })));
+            let flags = |writable| if writable { WRITE } else { 0 };
+            chain.extend(buffers.iter().map(|&(address, length, writable)| (address, length, flags(writable))));
             let last = chain.len() as u16 - 1;
             for (index, (address, length, flags)) in (0_u16..).zip(chain) {
                 let next = if index < last { NEXT } else { 0 };

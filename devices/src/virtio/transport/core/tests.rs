@@ -56,7 +56,7 @@ fn its_state_is_values_and_a_reset_takes_all_back_but_the_generation() {
     let [descriptors, available, used] = rings(1);
     let set_up = QueueState { rings: Rings { size: 16, descriptors, available, used }, ready: true };
     assert_eq!(state.queues, [QueueState::default(), set_up]);
-    core.interrupt.config_changed();
+    core.interrupt.config_changed(|| true);
     assert_eq!(core.interrupt_state(), InterruptState { status: 2, generation: 1, live: true, needs_reset: false });
     assert_eq!(*recorder.0.lock().unwrap(), [Notification::ConfigChange]);
     core.set_status(0);
@@ -94,4 +94,23 @@ fn rings_are_closed_until_features_are_negotiated_and_while_the_queue_is_ready()
     assert_eq!(core.max_queue_size(), 0);
     core.select_queue(0);
     assert!(core.rings().is_some(), "a queue that was never enabled");
+}
+
+#[test]
+fn no_queue_revives_before_the_device_is_reset() {
+    let (mut core, _threads, _) = core();
+    start(&mut core);
+    core.interrupt.needs_reset();
+    for queue in [0, 1] {
+        core.select_queue(queue);
+        core.reset_queue();
+        let [descriptors, available, used] = rings(queue as usize);
+        *core.rings().unwrap() = Rings { size: 16, descriptors, available, used };
+        core.set_queue_ready(true);
+        assert!(!core.is_queue_ready(), "queue {queue}");
+    }
+    assert_eq!(core.status(), 15 | NEEDS_RESET);
+    core.set_status(0);
+    start(&mut core);
+    assert!(core.is_queue_ready());
 }

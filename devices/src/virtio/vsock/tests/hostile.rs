@@ -59,11 +59,11 @@ fn packets_that_lie_are_refused_and_others_go_on() {
 }
 
 #[test]
-fn a_buffer_without_room_for_data_needs_a_reset() {
+fn a_buffer_without_room_for_a_header_needs_a_reset() {
     let mut driver = Driver::new();
     driver.guest.start();
     driver.guest.descriptor(RX, 0, (RECEIVE, 20, WRITE | NEXT, 1));
-    driver.guest.descriptor(RX, 1, (RECEIVE, 24, WRITE, 0));
+    driver.guest.descriptor(RX, 1, (RECEIVE, HEADER as u32 - 21, WRITE, 0));
     driver.guest.publish(RX, 0);
     driver.guest.kick(RX);
     driver.send(Ends { host: 1, guest: 1 }, op::DATA);
