@@ -46,14 +46,18 @@ impl<L: Log> Log for Limited<L> {
         // Not while it is locked: printing may wait for a reader.
         let verdict = self.limit().judge(Instant::now(), record.metadata());
         if let Verdict::Print { before } = verdict {
-            before.iter().for_each(|left_out| self.tell(left_out));
+            if let Some(left_out) = &before {
+                self.tell(left_out);
+            }
             self.inner.log(record);
         }
     }
 
     fn flush(&self) {
         let left_out = self.limit().left_out.take();
-        left_out.iter().for_each(|left_out| self.tell(left_out));
+        if let Some(left_out) = &left_out {
+            self.tell(left_out);
+        }
         self.inner.flush();
     }
 }

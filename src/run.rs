@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use carpel_devices::endpoint::{Endpoint, Input};
 use carpel_devices::virtio::backing::RamBacking;
-use carpel_devices::virtio::{self, GuestLimits, VirtioDevice};
+use carpel_devices::virtio::config::Devices;
+use carpel_devices::virtio::{self, GuestLimits};
 use carpel_vmm::config::{Config, Limits};
 use carpel_vmm::console::Console;
 use carpel_vmm::end::Guard;
@@ -86,7 +87,7 @@ struct Prepared {
     plan: Arc<Plan>,
     files: Files,
     ram: Result<GuestRam, MemoryError>,
-    devices: Vec<Box<dyn VirtioDevice>>,
+    devices: Devices,
     judge: Arc<Judge>,
     parent: Option<Parent>,
     endpoint: Endpoint,
@@ -216,7 +217,7 @@ impl Prepared {
 struct Host<'a> {
     files: &'a Files,
     ram: Result<GuestRam, MemoryError>,
-    devices: Vec<Box<dyn VirtioDevice>>,
+    devices: Devices,
     console: &'a Console,
     judge: Arc<Judge>,
     input: Option<Input>,

@@ -29,7 +29,7 @@ pub trait ConsoleOutput: Send {
 }
 
 /// Where the ports of a console device print to.
-pub trait Consoles {
+pub trait Consoles: Send {
     /// The guest's console.
     fn console(&self) -> Box<dyn ConsoleOutput>;
 

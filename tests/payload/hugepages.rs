@@ -93,8 +93,8 @@ fn refused() {
         let outcome = run("hello", &[&["--hugepages", "-m", &mem][..], shared].concat()).expect_status(2);
         let needed = needed.max(64) * 1024 / page;
         let expected = format!(
-            "carpel: Guest memory needs {needed} huge pages of {page} KiB, and this host has {free} free: `echo {} > {POOL}` as root, \
-             or drop --hugepages",
+            "carpel: Guest memory needs {needed} huge pages of {page} KiB, and this host has {free} free: \
+             `echo {} > {POOL}` as root, or drop --hugepages",
             total + needed - free
         );
         assert!(
@@ -105,7 +105,8 @@ fn refused() {
     assert_eq!(pool("HugePages_Rsvd"), before, "nothing stays reserved");
 }
 
-/// A guest that takes pages back which the pool no longer has is told so, and neither it nor carpel dies of touching them.
+/// A guest that takes pages back which the pool no longer has is told so, and neither it nor carpel dies of touching
+/// them.
 fn taken_by_others() {
     let mut guest = start(&["--hugepages", "--shared-memory", MEM[0], MEM[1]]);
     for step in ["used?\n", "inflated?\n"] {

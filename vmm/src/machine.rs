@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use carpel_arch::map::RowName;
 use carpel_devices::console::ConsolePort;
-use carpel_devices::virtio::VirtioDevice;
+use carpel_devices::virtio::config::Devices;
 use carpel_devices::virtio::console::ConsoleHandle;
 use carpel_devices::virtio::runner::Runner;
 use kvm_ioctls::Kvm;
@@ -43,14 +43,14 @@ pub(crate) struct Foundation {
 }
 
 impl Machine {
-    /// Builds the machine with this RAM and these virtio devices, which are the plan's. The console's output goes to `console`; what
-    /// devices report goes to `shutdown`.
+    /// Builds the machine with this RAM and these virtio devices, which are the plan's. The console's output goes to
+    /// `console`; what devices report goes to `shutdown`.
     pub fn new(
         kvm: Kvm,
         plan: &Arc<Plan>,
         files: &Files,
         ram: GuestRam,
-        devices: Vec<Box<dyn VirtioDevice>>,
+        devices: Devices,
         console: &Console,
         shutdown: &Arc<Shutdown>,
     ) -> Result<Self, MachineError> {
@@ -64,13 +64,16 @@ impl Machine {
         let (mut buses, serial) = platform::build(&vm, plan, files, Box::new(port), shutdown)?;
         let view = View { map: plan.map.clone(), devices: plan.devices.clone(), memory: ram.memory().clone() };
         let memory = Arc::new(ram.memory().clone());
-        let virtio::Built { runners, console } = virtio::build(&vm, plan, devices, console, &memory, &mut buses.mmio)?;
+        if let Some(ports) = &devices.console {
+            ports.connect(Box::new(console.clone()));
+        }
+        let runners = virtio::build(&vm, plan, devices.list, &memory, &mut buses.mmio)?;
         Ok(Self {
             vcpus,
             runners,
             buses: Arc::new(buses),
             serial,
-            console,
+            console: devices.console,
             view: Arc::new(view),
             foundation: Foundation { _vm: vm, _ram: ram, _rom: rom },
         })

@@ -32,8 +32,8 @@ const NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
 #[derive(Clone, Copy, Debug)]
 pub enum Backing<'a> {
     /// Anonymous memory. Host memory is taken when the guest touches it, not before: in transparent huge pages, or with
-    /// `small_start` in small pages in the first [`HUGE_PAGE`] of each range. A guest may be larger than the host's memory as
-    /// long as it does not use it all.
+    /// `small_start` in small pages in the first [`HUGE_PAGE`] of each range. A guest may be larger than the host's
+    /// memory as long as it does not use it all.
     Anonymous {
         /// Small pages at the start of each range.
         small_start: bool,
@@ -43,8 +43,8 @@ pub enum Backing<'a> {
         /// Small pages at the start of each range.
         small_start: bool,
     },
-    /// Huge pages of the host's pool, of its default size, set aside from the start: what is there at the start is there when
-    /// the guest touches it. Every range must be made of them.
+    /// Huge pages of the host's pool, of its default size, set aside from the start: what is there at the start is
+    /// there when the guest touches it. Every range must be made of them.
     HugePages {
         /// Whether they are a memfd's, as above; otherwise no other process can map them.
         shared: bool,
@@ -96,8 +96,8 @@ pub enum MemoryError {
     },
     /// A range is not made of huge pages.
     #[error(
-        "Guest memory at {start:#x}-{end:#x} is not made of huge pages of {page} bytes: choose another --mem or --layout, or drop \
-         --hugepages"
+        "Guest memory at {start:#x}-{end:#x} is not made of huge pages of {page} bytes: choose another --mem or \
+         --layout, or drop --hugepages"
     )]
     HugePageSize {
         /// First guest physical address.
@@ -109,8 +109,8 @@ pub enum MemoryError {
     },
     /// The host's pool has too few huge pages.
     #[error(
-        "Guest memory needs {needed} huge pages of {} KiB, and this host has {} free: `echo {} > /proc/sys/vm/nr_hugepages` as root, or \
-         drop --hugepages",
+        "Guest memory needs {needed} huge pages of {} KiB, and this host has {} free: \
+         `echo {} > /proc/sys/vm/nr_hugepages` as root, or drop --hugepages",
         .pool.page >> 10, .pool.available(), .pool.total_for(*.needed)
     )]
     TooFewHugePages {

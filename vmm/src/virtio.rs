@@ -6,39 +6,27 @@ use std::sync::{Arc, Mutex};
 use carpel_devices::bus::Bus;
 use carpel_devices::interrupt::IrqLine;
 use carpel_devices::virtio::VirtioDevice;
-use carpel_devices::virtio::console::ConsoleHandle;
 use carpel_devices::virtio::runner::{Runner, WorkerThreads};
 use carpel_devices::virtio::transport::mmio::Mmio;
 use vm_memory::GuestMemoryMmap;
 
-use crate::console::Console;
 use crate::error::MachineError;
 use crate::kvm::Vm;
 use crate::plan::Plan;
 
-/// What the devices need of the machine from now on.
-pub struct Built {
-    /// To be run.
-    pub runners: Vec<Runner>,
-    /// The console's port, if the guest has a console device.
-    pub console: Option<ConsoleHandle>,
-}
-
-/// Puts the devices at the plan's places.
+/// Puts the devices at the plan's places; returns what is to be run.
 pub fn build(
     vm: &Vm,
     plan: &Plan,
     devices: Vec<Box<dyn VirtioDevice>>,
-    console: &Console,
     memory: &Arc<GuestMemoryMmap>,
     bus: &mut Bus,
-) -> Result<Built, MachineError> {
-    let mut built = Built { runners: Vec::new(), console: None };
-    for (placed, mut device) in plan.virtio_devices().zip(devices) {
+) -> Result<Vec<Runner>, MachineError> {
+    let mut all = Vec::new();
+    for (placed, device) in plan.virtio_devices().zip(devices) {
         let error = |source| MachineError::Line { name: placed.name, source };
         let unknown = || MachineError::unknown(plan, placed);
         let (range, irq) = placed.place.mmio().zip(placed.irq).ok_or_else(unknown)?;
-        built.console = device.connect_console(console).or(built.console);
         let line = IrqLine::new().map_err(error)?;
         let (mmio, runners) = Mmio::new(device, Arc::clone(memory), line.clone()).map_err(error)?;
         vm.connect(&line, irq);
@@ -50,9 +38,9 @@ pub fn build(
             }
         }
         bus.insert(placed.name, Arc::new(Mutex::new(mmio)), range.start, range.end - range.start)?;
-        built.runners.extend(runners);
+        all.extend(runners);
     }
-    Ok(built)
+    Ok(all)
 }
 
 /// Starts the runners that need a thread; returns the others.

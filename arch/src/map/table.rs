@@ -55,8 +55,8 @@ pub enum Size {
         /// Upper bound in bytes.
         max: u64,
     },
-    /// As large as devices asked for: the row is a region for each of [`Inputs::shm`](super::Inputs::shm), one after the other,
-    /// each aligned as the row is.
+    /// As large as devices asked for: the row is a region for each of [`Inputs::shm`](super::Inputs::shm), one after
+    /// the other, each aligned as the row is.
     Shm,
     /// Up to the end of the guest physical address space.
     ToLimit,

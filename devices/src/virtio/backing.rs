@@ -8,7 +8,8 @@ pub enum RamBacking {
     Anonymous,
     /// A memfd, mapped shared: pages are its own, and stay where a mapping of them goes.
     Memfd,
-    /// Huge pages out of the host's pool, set aside for the guest from the start and mapped shared, from a memfd or not.
+    /// Huge pages out of the host's pool, set aside for the guest from the start and mapped shared, from a memfd or
+    /// not.
     HugePages {
         /// Size of one in bytes, a power of 2.
         size: usize,

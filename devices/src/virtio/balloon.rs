@@ -139,8 +139,8 @@ impl DeviceConfig for BalloonConfig {
         let pages = self.pages()?;
         let discard = Discard::new(context.ram);
         let mut features = 1 << PAGE_POISON;
-        // What is free may be wanted at any moment, and a guest dies of a page that the pool no longer has. What the balloon
-        // takes, somebody wished to have.
+        // What is free may be wanted at any moment, and a guest dies of a page that the pool no longer has. What the
+        // balloon takes, somebody wished to have.
         if !discard.is_pooled() {
             features |= 1 << PAGE_REPORTING;
         }
@@ -249,8 +249,8 @@ impl BalloonWorker {
         Ok(())
     }
 
-    /// Takes the pages that the chain lists out of the balloon: they are there again when the guest touches them, if no pool
-    /// must have one for that.
+    /// Takes the pages that the chain lists out of the balloon: they are there again when the guest touches them, if no
+    /// pool must have one for that.
     fn deflate(&mut self, chain: &Chain) -> Result<(), Fault> {
         if !self.host_pages.are_larger() {
             return Ok(());

@@ -1,5 +1,6 @@
 //! The virtio devices that a guest shall have, as data: every kind in one list.
 
+use std::cell::OnceCell;
 use std::error::Error;
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use thiserror::Error;
 
 use super::VirtioDevice;
 use super::backing::RamBacking;
+use super::console::handle::ConsoleHandle;
 use super::device_config::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, ShmRegion, ShmRequest};
 use super::{balloon, blk, console, net, rng, vsock};
 use crate::key_values::{KeyValues, OptionError};
@@ -189,29 +191,41 @@ pub fn check(devices: &[VirtioConfig], guest: GuestLimits) -> Result<(), DeviceE
     Ok(())
 }
 
-/// Makes all devices, in the order in which that must be; they come in the order of the configuration, as do the regions of
-/// shared memory that each asked for.
-pub fn open(
-    devices: &[VirtioConfig],
-    shm: &[Vec<ShmRegion>],
-    ram: RamBacking,
-) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
+/// The devices of a guest, made.
+pub struct Devices {
+    /// In the order of the configuration.
+    pub list: Vec<Box<dyn VirtioDevice>>,
+    /// The way to the console's ports, if there is a console device: they wait for their other ends.
+    pub console: Option<ConsoleHandle>,
+}
+
+/// Makes all devices, in the order in which that must be. The regions of shared memory that each asked for come in the order of the
+/// configuration.
+pub fn open(devices: &[VirtioConfig], shm: &[Vec<ShmRegion>], ram: RamBacking) -> Result<Devices, DeviceError> {
+    let console = OnceCell::new();
     let mut order: Vec<_> = devices.iter().enumerate().collect();
     order.sort_by_key(|(_, device)| device.opens_last());
     let open = |(index, device): (usize, &VirtioConfig)| {
         let shm = shm.get(index).map_or(&[][..], Vec::as_slice);
-        Ok((index, device.open(&OpenContext { shm, ram })?))
+        Ok((index, device.open(&OpenContext { shm, ram, console: Some(&console) })?))
     };
     let mut opened = order.into_iter().map(open).collect::<Result<Vec<_>, DeviceError>>()?;
     opened.sort_by_key(|(index, _)| *index);
-    Ok(opened.into_iter().map(|(_, device)| device).collect())
+    let list = opened.into_iter().map(|(_, device)| device).collect();
+    Ok(Devices { list, console: console.into_inner() })
 }
 
 /// Makes a device as a run does, for tests of it: what is wrong with it by itself is found first.
 #[cfg(test)]
 pub(crate) fn make(config: &VirtioConfig) -> Opened {
+    make_with(config, &OpenContext::default())
+}
+
+/// The same in a context.
+#[cfg(test)]
+pub(crate) fn make_with(config: &VirtioConfig, context: &OpenContext<'_>) -> Opened {
     config.check(GuestLimits { mem: u64::MAX })?;
-    config.make(&OpenContext::default())
+    config.make(context)
 }
 
 /// The same from a text.

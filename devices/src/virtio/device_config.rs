@@ -1,5 +1,6 @@
 //! What a kind of device is configured by: its keys, defaults and rules, and how the device is made.
 
+use std::cell::OnceCell;
 use std::error::Error;
 use std::fmt::Debug;
 use std::ops::Range;
@@ -10,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::VirtioDevice;
 use super::backing::RamBacking;
+use super::console::handle::ConsoleHandle;
 use crate::key_values::{self, KeyValues, OptionError};
 use crate::registry::Kind;
 
@@ -65,8 +67,8 @@ pub trait DeviceConfig: Clone + Debug + PartialEq + DeserializeOwned + Serialize
         Ok(())
     }
 
-    /// The memory, besides RAM, that it shares with the guest: the plan finds guest physical addresses for each, and the
-    /// device gets them when it is opened.
+    /// The memory, besides RAM, that it shares with the guest: the plan finds guest physical addresses for each, and
+    /// the device gets them when it is opened.
     fn shm(&self) -> Vec<ShmRequest> {
         Vec::new()
     }
@@ -94,10 +96,12 @@ pub struct ShmRegion {
 }
 
 /// What a device is told of its guest when it is opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct OpenContext<'a> {
     /// The regions that it asked for by [`DeviceConfig::shm`], in that order.
     pub shm: &'a [ShmRegion],
     /// What stands behind the guest's RAM.
     pub ram: RamBacking,
+    /// Where a console device leaves the way to its ports.
+    pub console: Option<&'a OnceCell<ConsoleHandle>>,
 }

@@ -31,8 +31,6 @@ use std::ops::Range;
 
 use event_manager::{EventOps, Events};
 
-use crate::console::Consoles;
-use console::handle::ConsoleHandle;
 pub use device_config::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, ShmRegion, ShmRequest};
 use interrupt::Interrupt;
 use queue::{Fault, Queues};
@@ -61,12 +59,6 @@ pub trait VirtioDevice: Send {
 
     /// The driver resets the device: what drivers have written to configuration space is forgotten.
     fn reset(&mut self) {}
-
-    /// Connects the guest's console to its other end, and further ports that are consoles, if the device has them; returns the way
-    /// to the guest's console. Asked before its workers.
-    fn connect_console(&mut self, _consoles: &dyn Consoles) -> Option<ConsoleHandle> {
-        None
-    }
 
     /// The device's workers, whose queues are disjoint; asked once. A worker whose work changes the configuration says so by
     /// `interrupt`.

@@ -7,6 +7,7 @@ mod death;
 mod error;
 mod flash;
 mod host;
+mod routes;
 mod slots;
 mod vcpu;
 #[cfg(target_arch = "x86_64")]
@@ -33,6 +34,7 @@ use crate::config::IrqchipMode;
 use crate::memory::{Backing, GuestRam};
 use crate::plan::Plan;
 use error::{API_VERSION, Context as _, retry_interrupted};
+use routes::{IoapicPins, Routes};
 use slots::Slots;
 
 /// Opens KVM.
@@ -52,6 +54,7 @@ pub fn open() -> Result<Kvm, KvmError> {
 pub struct Vm {
     fd: Arc<VmFd>,
     slots: Slots,
+    routes: Arc<Routes>,
     /// Memory that KVM itself shares with the guest besides RAM. It is dropped after the VM.
     shared: Option<GuestRam>,
 }
@@ -64,7 +67,9 @@ impl Vm {
             return Err(KvmError::TooManyVcpus { wanted: plan.vcpus, max });
         }
         let fd = retry_interrupted(|| host::create_vm(kvm, plan)).call("KVM_CREATE_VM")?;
-        let mut vm = Self { fd: Arc::new(fd), slots: Slots::default(), shared: None };
+        let fd = Arc::new(fd);
+        let routes = Arc::new(Routes::new(Arc::clone(&fd)));
+        let mut vm = Self { fd, slots: Slots::default(), routes, shared: None };
         // Slots come first: once there are vCPUs, each costs a hundred times as much (docs/performance.md).
         for range in plan.map.slots() {
             vm.add_memory(&range, ram.memory(), 0)?;
@@ -117,7 +122,8 @@ impl Vm {
 
     /// What the monitor's IOAPIC delivers its interrupts by; none where KVM has the IOAPIC.
     pub fn msi_router(&self, mode: IrqchipMode) -> Option<Box<dyn MsiRouter>> {
-        host::msi_router(&self.fd, mode)
+        let pins = || Box::new(IoapicPins(Arc::clone(&self.routes))) as Box<dyn MsiRouter>;
+        (mode == IrqchipMode::Split).then(pins)
     }
 
     /// What vCPUs are made in. All slots must be there by then.

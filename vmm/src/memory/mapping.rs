@@ -61,7 +61,8 @@ impl Content {
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
-    /// All that was mapped: more than is used, so that an aligned start lies in it. What is never touched costs nothing.
+    /// All that was mapped: more than is used, so that an aligned start lies in it. What is never touched costs
+    /// nothing.
     whole: (NonNull<u8>, NonZeroUsize),
 }
 

@@ -50,21 +50,21 @@ impl Discard {
         self.is_pooled
     }
 
-    /// Lets go of the host's pages that lie wholly in this part of guest memory: the guest finds zeros there, in new pages.
-    /// An error of the host's leaves things as they are, which costs memory only.
+    /// Lets go of the host's pages that lie wholly in this part of guest memory: the guest finds zeros there, in new
+    /// pages. An error of the host's leaves things as they are, which costs memory only.
     pub fn discard(&self, slice: &VolatileSlice) {
         let (Some(advice), Some((start, length))) = (self.advice, self.whole_pages(slice)) else { return };
-        // SAFETY: `start` and `length` lie inside the slice, which is mapped, and are multiples of the size of its pages, so
-        // the call touches nothing else. Guest memory changes at any time anyway, so nothing here holds references to what
-        // is in it.
+        // SAFETY: `start` and `length` lie inside the slice, which is mapped, and are multiples of the size of its
+        // pages, so the call touches nothing else. Guest memory changes at any time anyway, so nothing here holds
+        // references to what is in it.
         let result = unsafe { madvise(start.cast(), length, advice) };
         if let Err(error) = result {
             log::debug!("The host keeps {length} bytes that the guest gave back: {error}");
         }
     }
 
-    /// Has the host give the pages that lie wholly in this part of guest memory, as long as an error can be told: whoever
-    /// touches a page that the pool cannot give is killed.
+    /// Has the host give the pages that lie wholly in this part of guest memory, as long as an error can be told:
+    /// whoever touches a page that the pool cannot give is killed.
     pub fn populate(&self, slice: &VolatileSlice) -> io::Result<()> {
         let Some((start, length)) = self.whole_pages(slice) else { return Ok(()) };
         // SAFETY: as above; the call reads no byte of these pages and changes none.

@@ -38,8 +38,8 @@ impl HostPages {
         self.pages.clear();
     }
 
-    /// Takes a page of the balloon's at this guest physical address into it; returns where a page of the host's starts that is
-    /// wholly in it.
+    /// Takes a page of the balloon's at this guest physical address into it; returns where a page of the host's starts
+    /// that is wholly in it.
     pub fn insert(&mut self, address: u64) -> Option<u64> {
         let (number, part) = self.split(address);
         let words = self.parts.div_ceil(u64::from(u64::BITS)) as usize;

@@ -1,10 +1,12 @@
 //! The monitor's end of the console's port.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fmt, io};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::console::Consoles;
 
 /// So many bytes of input are held for the guest.
 const INPUT_MAX: usize = 4096;
@@ -19,18 +21,25 @@ pub struct Size {
 }
 
 /// The way to the guest's console through its virtio port. Clones are the same one.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConsoleHandle(Arc<Shared>);
 
-#[derive(Debug)]
+impl fmt::Debug for ConsoleHandle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("ConsoleHandle").finish_non_exhaustive()
+    }
+}
+
 struct Shared {
     state: Mutex<State>,
     wake: EventFd,
     room: EventFd,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
+    /// Other ends that wait for the ports.
+    consoles: Option<Box<dyn Consoles>>,
     input: VecDeque<u8>,
     used: bool,
     /// Input was refused, and `room` has not been signalled since.
@@ -45,6 +54,16 @@ impl ConsoleHandle {
     pub(super) fn new() -> io::Result<Self> {
         let eventfd = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
         Ok(Self(Arc::new(Shared { state: Mutex::default(), wake: eventfd()?, room: eventfd()? })))
+    }
+
+    /// Connects the ports that are consoles to their other ends, before the device is put in front of a guest.
+    pub fn connect(&self, consoles: Box<dyn Consoles>) {
+        self.state().consoles = Some(consoles);
+    }
+
+    /// What the ports are to be connected to, once.
+    pub(super) fn consoles(&self) -> Option<Box<dyn Consoles>> {
+        self.state().consoles.take()
     }
 
     /// Whether the guest uses the port: its driver opened it, and it has printed something there since. Until then, input

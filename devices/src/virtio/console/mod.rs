@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 
 use super::interrupt::Interrupt;
 use super::{Checked, DeviceConfig, GuestLimits, OpenContext, Opened, VirtioDevice, Worker, read_bytes};
-use crate::console::Consoles;
 use crate::key_values::{self, KeyValues, OptionError};
 use crate::registry::{Key, Kind, Value};
 pub use handle::{ConsoleHandle, Size};
@@ -123,8 +122,10 @@ impl DeviceConfig for ConsoleConfig {
         Ok(())
     }
 
-    fn open(&self, _context: &OpenContext<'_>) -> Opened {
+    fn open(&self, context: &OpenContext<'_>) -> Opened {
         let handle = ConsoleHandle::new()?;
+        // A guest has one console device.
+        let _ = context.console.map(|console| console.set(handle.clone()));
         let mut all = vec![Port::console(handle.clone())];
         for port in &self.ports {
             all.push(Port::open(&port.name, &port.check()?)?);
@@ -164,12 +165,12 @@ impl VirtioDevice for Console {
     }
 
     fn workers(&mut self, interrupt: &Interrupt) -> Vec<Box<dyn Worker>> {
-        let worker = self.worker.take().map(|worker| worker.interrupting(interrupt.clone()));
+        let worker = self.worker.take().map(|mut worker| {
+            if let Some(consoles) = self.handle.consoles() {
+                worker.connect(&*consoles);
+            }
+            worker.interrupting(interrupt.clone())
+        });
         worker.into_iter().map(|worker| Box::new(worker) as Box<dyn Worker>).collect()
-    }
-
-    fn connect_console(&mut self, consoles: &dyn Consoles) -> Option<ConsoleHandle> {
-        self.worker.as_mut()?.connect(consoles);
-        Some(self.handle.clone())
     }
 }

@@ -1,3 +1,4 @@
+use std::cell::OnceCell;
 mod resets;
 
 use std::fs;
@@ -7,10 +8,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::console::ConsoleOutput;
+use crate::console::{ConsoleOutput, Consoles};
 use crate::endpoint::Output;
 use crate::virtio::config::VirtioConfig;
-use crate::virtio::config::make;
+use crate::virtio::config::make_with;
 use crate::virtio::testing::{BUFFERS, Guest, NEXT, WRITE, register};
 
 /// A console's other end that has room for so many bytes.
@@ -68,16 +69,22 @@ impl ConsoleOutput for Screen {
 const SCREEN: usize = 1 << 20;
 
 fn device(lines: &[&str]) -> Opened {
+    device_with(lines, &OpenContext::default())
+}
+
+fn device_with(lines: &[&str], context: &OpenContext<'_>) -> Opened {
     let mut console = VirtioConfig::parse("console").unwrap();
     for line in lines {
         console.join(VirtioConfig::parse(&format!("console,{line}")).unwrap()).unwrap();
     }
-    make(&console)
+    make_with(&console, context)
 }
 
 fn guest(lines: &[&str], screen: &Screen) -> (Guest, ConsoleHandle) {
-    let mut device = device(lines).unwrap();
-    let handle = device.connect_console(screen).unwrap();
+    let console = OnceCell::new();
+    let device = device_with(lines, &OpenContext { console: Some(&console), ..OpenContext::default() }).unwrap();
+    let handle = console.into_inner().unwrap();
+    handle.connect(Box::new(screen.clone()));
     (Guest::new(device), handle)
 }
 

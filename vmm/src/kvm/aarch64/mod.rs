@@ -6,10 +6,8 @@ mod gic;
 mod vcpu;
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use carpel_arch::map::{Arch, Gic, RowName};
-use carpel_devices::legacy::ioapic::MsiRouter;
 use kvm_bindings::KVM_CAP_STEAL_TIME;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vmm_sys_util::errno::Error as Errno;
@@ -18,7 +16,6 @@ pub use death::{explain, is_halted, virtual_map_registers};
 pub use vcpu::{create_vcpus, supported};
 
 pub use crate::boot::aarch64::write as write_boot_structures;
-use crate::config::IrqchipMode;
 use crate::kvm::error::{KvmError, retry_interrupted};
 use crate::plan::Plan;
 
@@ -72,11 +69,6 @@ pub fn shared_memory(vm: &VmFd, plan: &Plan) -> Option<Range<u64>> {
 #[expect(clippy::unnecessary_wraps, reason = "on other architectures, KVM may refuse")]
 pub const fn create_irqchip(_vm: &VmFd, _plan: &Plan) -> Result<(), KvmError> {
     Ok(())
-}
-
-/// There is no IOAPIC on Arm.
-pub fn msi_router(_vm: &Arc<VmFd>, _mode: IrqchipMode) -> Option<Box<dyn MsiRouter>> {
-    None
 }
 
 /// KVM needs EL2, so where it is there is hardware virtualization.

@@ -13,7 +13,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use vmm_sys_util::errno::Error as Errno;
 
 pub use death::{explain, is_halted, virtual_map_registers};
-pub use irqchip::{create as create_irqchip, msi_router};
+pub use irqchip::create as create_irqchip;
 pub use vcpu::{create_vcpus, supported};
 
 pub use crate::boot::x86_64::write as write_boot_structures;
