@@ -206,11 +206,11 @@ impl Placer<'_> {
             Base::EndingAt(end) => {
                 end.checked_sub(size).ok_or(no_room(row, size, "it would start below address 0", None))
             }
-            Base::After { rows, floor } => self
-                .end_of(rows)
-                .max(floor)
-                .checked_next_multiple_of(row.align)
-                .ok_or_else(|| self.beyond(row.name.name(), size, u64::MAX)),
+            Base::After { rows, floor } => self.after(row, size, rows, floor),
+            Base::AfterHalf { rows, of, most } => {
+                let region = self.map.need_region(of)?;
+                self.after(row, size, rows, region.start + (region.size() / 2).min(most))
+            }
             Base::TopOf { row: outer, above } => {
                 let outer_end = self.map.need_region(outer)?.end;
                 let start = outer_end.min(top).checked_sub(size).map(|start| start / row.align * row.align);
@@ -222,6 +222,12 @@ impl Placer<'_> {
                 ))
             }
         }
+    }
+
+    /// The row's first aligned address that is neither below the end of one of `rows` nor below `floor`.
+    fn after(&self, row: &Row, size: u64, rows: &[RowName], floor: u64) -> Result<u64, MapError> {
+        let start = self.end_of(rows).max(floor).checked_next_multiple_of(row.align);
+        start.ok_or_else(|| self.beyond(row.name.name(), size, u64::MAX))
     }
 
     /// Where the last of the rows ends, 0 if none is present.

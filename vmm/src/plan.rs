@@ -109,7 +109,7 @@ impl Probe {
         };
         carpel_arch::resolve(layout, &inputs).map_err(|source| {
             let other = other_layout(layout, &inputs);
-            PlanError::Map { layout: layout.name, other, source }
+            PlanError::Map { layout: layout.name, other, source: Box::new(source) }
         })
     }
 

@@ -58,7 +58,7 @@ pub enum PlanError {
         /// Another layout that has a map for them.
         other: Option<&'static str>,
         /// The cause.
-        source: MapError,
+        source: Box<MapError>,
     },
     /// The layout lacks what every machine needs.
     #[error(transparent)]
