@@ -85,9 +85,9 @@ pub struct GuestArgs {
     /// How to enter the kernel: linux, pvh or multiboot [default: the best that it offers]
     #[arg(long, value_name = "WAY", value_parser = values::boot)]
     pub boot: Option<Boot>,
-    /// Initial RAM disk; for a Multiboot kernel, its module
+    /// Initial RAM disk; for a Multiboot kernel, a module (may repeat)
     #[arg(short, long, visible_alias = "initramfs", value_name = "FILE")]
-    pub initrd: Option<PathBuf>,
+    pub initrd: Vec<PathBuf>,
     /// Guest memory, such as 512M, 4G or 1.5GiB, in powers of 1024 [default: 1G]
     #[arg(short, long, visible_alias = "memory", value_name = "SIZE", value_parser = values::memory)]
     // A negative number is a wrong value then, not an unknown option.
@@ -135,8 +135,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "MODEL", allow_hyphen_values = true)]
     pub cpu: Option<String>,
     /// Add to the kernel command line (may repeat)
-    #[arg(short, long, visible_alias = "cmdline", value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub append: Vec<String>,
+    /// The whole command line, instead of what Linux is told of its console and its end; --append adds to it
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
     /// Add a disk: FILE, then keys of `blk` in `carpel devices`, as in FILE,ro,id=X (may repeat)
     #[arg(long, value_name = "FILE")]
     pub disk: Vec<String>,

@@ -27,6 +27,7 @@ pub fn run(args: &RunArgs) -> Result<Config> {
     if Some(layout.arch) != Arch::HOST {
         bail!("A guest for {} cannot run on this host", layout.arch);
     }
+    set_some(&mut config.cmdline, args.cmdline.as_ref());
     config.hugepages |= args.backing.hugepages;
     config.shared_memory |= args.backing.shared_memory;
     config.append.extend(args.append.iter().cloned());
@@ -56,7 +57,7 @@ fn apply_guest(config: &mut Config, args: &GuestArgs) {
     set_some(&mut config.firmware, args.firmware.as_ref());
     set_some(&mut config.kernel, args.kernel.as_ref());
     set_some(&mut config.boot, args.boot.as_ref());
-    set_some(&mut config.initrd, args.initrd.as_ref());
+    config.initrd.extend(args.initrd.iter().cloned());
     let irqchip = args.gic.map(|version| if version == 2 { IrqchipMode::GicV2 } else { IrqchipMode::GicV3 });
     set_some(&mut config.irqchip, irqchip.as_ref());
 }

@@ -20,6 +20,7 @@ struct Resolved<'a> {
     phys_bits: u8,
     kernel_format: &'static str,
     boot: Boot,
+    linux: bool,
     irqchip: IrqchipMode,
     cmdline: &'a str,
     map: &'a MemoryMap,
@@ -44,6 +45,8 @@ pub fn text(plan: &Plan) -> String {
     let (format, boot) = (plan.kernel.format.name(), plan.kernel.boot.name());
     // Writing to a String cannot fail.
     let _ = writeln!(text, "\nkernel: {format} by {boot}, {} vCPU(s)", plan.vcpus);
+    let linux = plan.linux.map_or("no, its command line is the user's".into(), |shown| format!("yes, {shown}"));
+    let _ = writeln!(text, "linux: {linux}");
     let _ = writeln!(text, "command line: {}", plan.cmdline);
     let _ = writeln!(text, "irqchip: {}", plan.irqchip.name());
     for device in &plan.devices {
@@ -80,6 +83,7 @@ fn resolved(plan: &Plan) -> Resolved<'_> {
         phys_bits: plan.phys_bits,
         kernel_format: plan.kernel.format.name(),
         boot: plan.kernel.boot,
+        linux: plan.linux.is_some(),
         irqchip: plan.irqchip,
         cmdline: &plan.cmdline,
         map: &plan.map,

@@ -122,18 +122,15 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
     }
     let shutdown = Arc::new(Shutdown::new().context(OfHost("Cannot create an eventfd"))?);
     let judge = Arc::new(Judge::new(&config.run, Arc::clone(&shutdown))?);
-    let plan_for = |files: &Files| -> Result<_> {
-        Ok(Arc::new(Plan::new(&config, files.probe(&config, probe::host_facts(&config))?)?))
-    };
     let Some(reports) = reports else {
-        let plan = plan_for(&Files::open(&config)?)?;
+        let plan = plan(&config, &Files::open(&config)?)?;
         return Ok(Ready::Plan(Box::new(config), plan));
     };
     // Before any file is opened: that may wait for the host.
     let guard = Guard::start(Arc::clone(&shutdown), &config.run);
     let guard = guard.context(OfHost("Cannot watch over the end of the run"))?;
     let files = Files::open(&config)?;
-    let plan = plan_for(&files)?;
+    let plan = plan(&config, &files)?;
     let ram = machine::allocate_ram(&config, &plan);
     // That the host has no memory left is told and reported as any other end of a run.
     let ram = match ram {
@@ -147,6 +144,18 @@ fn prepare(args: &RunArgs) -> Result<Ready> {
     let guest =
         Prepared { config, plan, files, ram, devices, judge, parent, endpoint, reports, name, start, shutdown, guard };
     Ok(Ready::Guest(Box::new(guest)))
+}
+
+/// The plan, after a word on what the user may have forgotten.
+fn plan(config: &Config, files: &Files) -> Result<Arc<Plan>> {
+    let plan = Plan::new(config, files.probe(config, probe::host_facts(config))?)?;
+    if plan.lacks_console(config) {
+        let console = plan.console().and_then(|port| port.kind.console()).unwrap_or("ttyS0");
+        output::tell(format_args!(
+            "The command line of --cmdline has no `console=`: add console={console} to see what Linux prints"
+        ));
+    }
+    Ok(Arc::new(plan))
 }
 
 /// What the command line means, and where reports go.

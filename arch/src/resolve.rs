@@ -195,7 +195,7 @@ impl Placer<'_> {
         let start = self.start(row, size, top)?;
         let end = start.checked_add(size).ok_or_else(|| self.beyond(row.name.name(), size, u64::MAX))?;
         if end > top {
-            return Err(no_room(row, size, "it would end above the address that the kernel allows"));
+            return Err(no_room(row, size, "it would end above the address that the kernel allows", Some(top)));
         }
         Ok(Some(start..end))
     }
@@ -203,22 +203,31 @@ impl Placer<'_> {
     fn start(&self, row: &Row, size: u64, top: u64) -> Result<u64, MapError> {
         match row.base {
             Base::At(address) => Ok(address),
-            Base::EndingAt(end) => end.checked_sub(size).ok_or(no_room(row, size, "it would start below address 0")),
-            Base::After { rows, floor } => self
-                .end_of(rows)
-                .max(floor)
-                .checked_next_multiple_of(row.align)
-                .ok_or_else(|| self.beyond(row.name.name(), size, u64::MAX)),
+            Base::EndingAt(end) => {
+                end.checked_sub(size).ok_or(no_room(row, size, "it would start below address 0", None))
+            }
+            Base::After { rows, floor } => self.after(row, size, rows, floor),
+            Base::AfterHalf { rows, of, most } => {
+                let region = self.map.need_region(of)?;
+                self.after(row, size, rows, region.start + (region.size() / 2).min(most))
+            }
             Base::TopOf { row: outer, above } => {
                 let outer_end = self.map.need_region(outer)?.end;
                 let start = outer_end.min(top).checked_sub(size).map(|start| start / row.align * row.align);
                 start.filter(|&start| start >= self.end_of(above)).ok_or(no_room(
                     row,
                     size,
-                    "there is too little memory between what lies below it and its limit",
+                    "there is too little room between what lies below it and its limit",
+                    Some(outer_end.min(top)),
                 ))
             }
         }
+    }
+
+    /// The row's first aligned address that is neither below the end of one of `rows` nor below `floor`.
+    fn after(&self, row: &Row, size: u64, rows: &[RowName], floor: u64) -> Result<u64, MapError> {
+        let start = self.end_of(rows).max(floor).checked_next_multiple_of(row.align);
+        start.ok_or_else(|| self.beyond(row.name.name(), size, u64::MAX))
     }
 
     /// Where the last of the rows ends, 0 if none is present.
@@ -236,8 +245,8 @@ impl Placer<'_> {
     }
 }
 
-fn no_room(row: &Row, size: u64, reason: &'static str) -> MapError {
-    MapError::NoRoom { name: row.name, size, reason }
+fn no_room(row: &Row, size: u64, reason: &'static str, limit: Option<u64>) -> MapError {
+    MapError::NoRoom { name: row.name, size, reason, limit }
 }
 
 /// What a kernel occupies from its load address to `run_end`, if the layout wants it at `base`.

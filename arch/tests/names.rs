@@ -94,6 +94,7 @@ fn rows_refer_to_rows_that_stand_before_them() {
             let placed_by: &[RowName] = match &row.base {
                 Base::At(_) | Base::EndingAt(_) => &[],
                 Base::After { rows, .. } => rows,
+                Base::AfterHalf { rows, of, .. } => &[&[*of], *rows].concat(),
                 Base::TopOf { row, above } => &[&[*row], *above].concat(),
             };
             for other in placed_by.iter().chain(row.within) {

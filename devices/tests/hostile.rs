@@ -37,7 +37,7 @@ fn devices() -> Vec<(&'static str, Box<dyn BusDevice>)> {
     vec![
         ("serial", Box::new(serial)),
         ("pl011", Box::new(pl011)),
-        ("pl031", Box::new(Pl031::new())),
+        ("pl031", Box::new(Pl031::new(IrqLine::new().unwrap()))),
         ("pl061", Box::new(Pl061::new())),
         ("cmos", Box::new(Cmos::new(1 << 30, 0, SystemTime::now))),
         ("i8042", Box::new(I8042::new(events()))),

@@ -136,14 +136,12 @@ impl Taken {
             // Nothing is written to, so nothing is spoilt.
             return Ok(Self::default());
         }
-        let inputs = [
-            ("the kernel", &config.kernel),
-            ("the initial RAM disk", &config.initrd),
-            ("the firmware", &config.firmware),
-        ];
+        let inputs = (config.kernel.iter().map(|path| ("the kernel", path)))
+            .chain(config.initrd.iter().map(|path| ("the initial RAM disk", path)))
+            .chain(config.firmware.iter().map(|path| ("the firmware", path)));
         let mut taken = Self::default();
         for (name, path) in inputs {
-            let identity = path.as_deref().and_then(identity);
+            let identity = identity(path);
             taken.files.extend(identity.map(|identity| (identity, name.to_owned())));
         }
         let inputs = taken.files.len();

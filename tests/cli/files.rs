@@ -1,17 +1,21 @@
 //! Files that are no kernel and no initial RAM disk.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use carpel_testbed::payload;
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::tempdir;
 
 use crate::carpel::{carpel, complaint, expect_parts, hello, refusal, under, without_capabilities};
-use crate::guest::finish;
+use crate::guest::{Running, finish};
 
 /// Deterministic noise (xorshift, Marsaglia 2003).
 struct Noise(u64);
@@ -37,7 +41,6 @@ fn what_is_no_readable_regular_file_is_named_with_the_reason() {
     fs::write(path("locked"), "text").unwrap();
     fs::set_permissions(path("locked"), Permissions::from_mode(0o000)).unwrap();
     fs::create_dir(path("directory")).unwrap();
-    mkfifo(&path("fifo"), Mode::S_IRWXU).unwrap();
     symlink("loop", path("loop")).unwrap();
     let _socket = UnixListener::bind(path("socket")).unwrap();
 
@@ -48,7 +51,6 @@ fn what_is_no_readable_regular_file_is_named_with_the_reason() {
         ("empty/below", "Not a directory"),
         ("locked", "Permission denied"),
         ("directory", "It is a directory, not a regular file"),
-        ("fifo", "It is a pipe, not a regular file"),
         ("socket", "No such device or address"),
         ("loop", "Too many levels of symbolic links"),
         ("/dev/zero", "It is a device, not a regular file"),
@@ -61,6 +63,51 @@ fn what_is_no_readable_regular_file_is_named_with_the_reason() {
         initrd.arg(file);
         expect_parts(&refusal(&mut without_capabilities(&initrd), 2), &[&shown, "the initial RAM disk", reason]);
     }
+}
+
+/// `carpel run` of what a shell's process substitutions yield.
+fn shell(script: &str) -> Command {
+    under(&["bash", "-c", &format!("exec \"$0\" \"$@\" {script}")], &carpel(&["run"]))
+}
+
+#[test]
+fn kernel_and_initrd_may_be_pipes() {
+    let hello = payload::path("hello").display().to_string();
+    for script in [
+        format!("-k <(cat {hello})"),
+        format!("-k <(sleep 0.2; gzip -c {hello}) -i <(sleep 0.3; echo initrd)"),
+        format!("-k /dev/stdin < <(cat {hello})"),
+        format!("-k {hello} -i /dev/stdin < <(echo initrd)"),
+    ] {
+        let outcome = finish(&mut shell(&script)).expect_status(0);
+        assert_eq!(outcome.stdout, "Hello from a guest\n", "{script}");
+    }
+    let empty = complaint(finish(&mut shell(&format!("-k {hello} -i <(true)"))), 2);
+    expect_parts(&empty, &["the initial RAM disk", "It is empty"]);
+    let endless = complaint(finish(&mut shell(&format!("-m 64M -k {hello} -i <(cat /dev/zero)"))), 2);
+    expect_parts(&endless, &["more than the guest's memory of 67108864 bytes", "--mem"]);
+}
+
+#[test]
+fn a_named_pipe_is_waited_for_until_a_signal_or_the_time_ends_that() {
+    let directory = tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let timed_out = complaint(finish(run(&fifo).args(["--timeout", "300ms"])), 124);
+    expect_parts(&timed_out, &["--timeout"]);
+    // Neither before its writer has come nor while that says nothing.
+    for writes in [false, true] {
+        let waiting = Running::start(&mut run(&fifo));
+        let _writer = writes.then(|| fs::File::options().write(true).open(&fifo).unwrap());
+        std::thread::sleep(Duration::from_millis(200));
+        waiting.signal(Signal::SIGTERM);
+        let outcome = waiting.finish();
+        assert!(outcome.elapsed < Duration::from_secs(5), "{outcome:?}");
+        assert!([143, -15].contains(&outcome.status), "{outcome:?}");
+    }
+    let waiting = Running::start(&mut run(&fifo));
+    fs::copy(payload::path("hello"), &fifo).unwrap();
+    assert_eq!(waiting.finish().expect_status(0).stdout, "Hello from a guest\n");
 }
 
 #[test]
@@ -142,12 +189,13 @@ fn a_kernel_that_shrinks_while_it_is_loaded_is_one_line() {
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
     let socket = directory.path().join("vsock");
     let [console, vsock] = [format!("file={}", fifo.display()), format!("uds={}", socket.display())];
-    let guest = crate::guest::Running::start(run(&file).args(["--console", &console, "--vsock", &vsock]));
+    let guest = Running::start(run(&file).args(["--console", &console, "--vsock", &vsock]));
     while !socket.exists() {
         std::thread::yield_now();
     }
     fs::File::options().write(true).open(&file).unwrap().set_len(100).unwrap();
-    let _reader = fs::File::open(&fifo).unwrap();
+    // A run that has ended too early fails the test, and does not hold it up.
+    let _reader = fs::File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&fifo).unwrap();
     expect_parts(&complaint(guest.finish(), 125), &["Cannot load the kernel"]);
 }
 
@@ -161,7 +209,7 @@ fn firmware_that_does_not_fit_is_told_with_sizes() {
 }
 
 /// `carpel run` with this kernel.
-fn run(kernel: &Path) -> std::process::Command {
+fn run(kernel: &Path) -> Command {
     under(&["env"], &carpel(&["run".as_ref(), "-k".as_ref(), kernel.as_os_str()]))
 }
 
@@ -191,7 +239,7 @@ fn loaded_end(image: &[u8]) -> usize {
 
 /// A bzImage of protocol 2.15 with one setup sector and a page of code that writes 5 to the debug-exit port. Field offsets:
 /// Linux, Documentation/arch/x86/boot.rst.
-fn bzimage() -> Vec<u8> {
+pub fn bzimage() -> Vec<u8> {
     let mut image = vec![0; 1024 + 4096];
     for (at, bytes) in [
         (0x1F1, &[1][..]),

@@ -11,6 +11,7 @@ mod files;
 #[path = "../payload/guest.rs"]
 mod guest;
 mod host;
+mod kernels;
 mod reports;
 mod resources;
 mod signals;

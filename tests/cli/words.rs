@@ -203,7 +203,7 @@ fn attached_values_stay_values() {
 fn values_are_not_taken_for_options() {
     for value in ["-h", "--help", "-hda", "--rm", "-append", "-it", "--", "-"] {
         let outcome = finish(&mut hello(&["--dry-run", "-a", value, "--until", value])).expect_status(0);
-        assert!(outcome.stdout.contains(&format!("panic=-1 {value}\n")), "{outcome:?}");
+        assert!(outcome.stdout.contains(&format!("command line: {value}\n")), "{outcome:?}");
     }
 }
 

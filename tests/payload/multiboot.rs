@@ -51,6 +51,37 @@ fn a_module_arrives_whole_with_its_name() {
 }
 
 #[test]
+fn every_initrd_is_a_module_at_a_page_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let contents = [&b"first"[..], b"", b"the third"].map(|bytes| [bytes, b"."].concat());
+    let files = [("one", &contents[0]), ("two", &contents[1]), ("three", &contents[2])].map(|(name, bytes)| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let arguments: Vec<_> = files.iter().flat_map(|file| ["-i", file]).collect();
+    for layout in LAYOUTS {
+        let options = [&["--layout", layout][..], &arguments].concat();
+        let kernel = payload::path(KINDS[0]);
+        let map = map(layout, &[&["-k", kernel.to_str().unwrap()], &arguments[..]].concat());
+        let (start, end) = extent(&map, "claims", "initrd").unwrap();
+        let outcome = run(KINDS[0], &options).expect_status(0);
+        let expected: Vec<_> = ["one", "two", "three"]
+            .iter()
+            .zip(&contents)
+            .enumerate()
+            .map(|(index, (name, bytes))| {
+                let sum = bytes.iter().fold(0_u64, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+                let at = start + 0x1000 * index as u64;
+                format!("{at:#x} {:#x} {sum:#x} {name}", at + bytes.len() as u64)
+            })
+            .collect();
+        assert_eq!(outcome.values("module").map(|values| values.join(" ")).collect::<Vec<_>>(), expected);
+        assert_eq!(end, start + 0x2000 + contents[2].len() as u64);
+    }
+}
+
+#[test]
 fn a_module_without_room_is_one_error_with_the_memory_that_it_needs() {
     let file = NamedTempFile::new().unwrap();
     file.as_file().set_len(65 << 20).unwrap();

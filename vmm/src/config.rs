@@ -36,8 +36,10 @@ pub struct Config {
     pub kernel: Option<PathBuf>,
     /// How to boot the kernel; the best way that it offers, if none is named.
     pub boot: Option<Boot>,
-    /// Initial RAM disk.
-    pub initrd: Option<PathBuf>,
+    /// Initial RAM disks, one after the other.
+    pub initrd: Vec<PathBuf>,
+    /// The whole kernel command line, instead of what Linux is told of itself and what came with the kernel.
+    pub cmdline: Option<String>,
     /// What to add to the kernel command line, in this order.
     pub append: Vec<String>,
     /// The interrupt controllers; what suits kernel and host, if none are named.
@@ -93,7 +95,8 @@ impl Default for Config {
             firmware: None,
             kernel: None,
             boot: None,
-            initrd: None,
+            initrd: Vec::new(),
+            cmdline: None,
             append: Vec::new(),
             irqchip: None,
             announce: Announce::default(),

@@ -7,15 +7,15 @@ mod windows;
 
 use std::path::Path;
 
-use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, MemoryMap, RowName};
+use carpel_arch::map::{Arch, Boot, Gic, Inputs, KernelExtent, Layout, MemoryMap, RowName};
 use carpel_arch::x86_64::cpu::CpuModel;
-use carpel_arch::{Device, DeviceKind, ShmRequest, Topology, device};
+use carpel_arch::{Device, DeviceKind, LAYOUTS, ShmRequest, Topology, device};
 use carpel_devices::virtio::ShmRegion;
 use carpel_devices::virtio::config::VirtioConfig;
 use linux_loader::cmdline::Cmdline;
 
 use crate::config::{Announce, Config, IrqchipMode};
-use crate::loader::kernel::{Handover, Kernel};
+use crate::loader::kernel::{Handover, Kernel, Module};
 pub use error::PlanError;
 
 /// What every Linux guest is told before the user's own words, beside its console: to reset when it panics, so that a
@@ -29,8 +29,10 @@ pub struct Probe {
     pub kernel: Option<Kernel>,
     /// The kernel that firmware is handed.
     pub handover: Option<Handover>,
-    /// Size of the initial RAM disk in bytes, 0 if there is none.
-    pub initrd: u64,
+    /// The initial RAM disks in their places.
+    pub initrds: Vec<Module>,
+    /// The command line that came with the kernel.
+    pub cmdline: Option<String>,
     /// What the host offers.
     pub host: HostFacts,
 }
@@ -59,10 +61,12 @@ pub struct Plan {
     pub kernel: Kernel,
     /// The kernel that firmware is handed.
     pub handover: Option<Handover>,
+    /// What shows that the kernel is Linux, as a sentence without its end; none if it is not.
+    pub linux: Option<&'static str>,
     /// The kernel command line.
     pub cmdline: String,
-    /// What a Multiboot guest is told of its module: the initial RAM disk's file name.
-    pub module: String,
+    /// The initial RAM disks in their places.
+    pub modules: Vec<Module>,
     /// Guest physical address bits.
     pub phys_bits: u8,
     /// The interrupt controllers.
@@ -98,12 +102,15 @@ impl Probe {
             kernel,
             firmware,
             // What is handed to firmware is not in memory yet.
-            initrd: if self.handover.is_some() { 0 } else { self.initrd },
+            initrd: if self.handover.is_some() { 0 } else { Module::end(&self.initrds) },
             initrd_limit: self.kernel.as_ref().map_or(u64::MAX, |kernel| kernel.initrd_limit),
             shm: shm.to_vec(),
             ..Inputs::new(layout.arch, config.mem)
         };
-        carpel_arch::resolve(layout, &inputs).map_err(|source| PlanError::Map { layout: layout.name, source })
+        carpel_arch::resolve(layout, &inputs).map_err(|source| {
+            let other = other_layout(layout, &inputs);
+            PlanError::Map { layout: layout.name, other, source: Box::new(source) }
+        })
     }
 
     fn boot(&self) -> Boot {
@@ -143,22 +150,27 @@ impl Plan {
             return Err(PlanError::NoFirmware { arch: map.arch, layout: map.layout });
         }
         if let Some(handover) = &probe.handover {
-            check_room(handover, probe.initrd, &map)?;
+            check_room(handover, Module::end(&probe.initrds), &map)?;
         }
         let mut devices = device::place(&map, kernel.boot, irqchip == IrqchipMode::Split)?;
         let console = devices.iter().find_map(|device| device.kind.console());
-        let module = file_name(config.initrd.as_deref());
         let virtio = windows::place(&map, config)?;
         let announced = if config.announce == Announce::Cmdline { windows::words(&virtio) } else { Vec::new() };
         let words: Vec<_> = announced.iter().chain(&config.append).map(String::as_str).collect();
-        if let (None, Some(firmware), false) = (probe.handover, &config.firmware, words.is_empty()) {
+        if let (None, Some(firmware), false) =
+            (probe.handover, &config.firmware, words.is_empty() && config.cmdline.is_none())
+        {
+            let words: Vec<_> = config.cmdline.iter().map(String::as_str).chain(words).collect();
             return Err(PlanError::CmdlineWithFirmware { words: words.join(" "), firmware: firmware.clone() });
         }
         let (entered, max) = match &probe.handover {
             Some(handover) => (Boot::Linux, handover.cmdline_max),
             None => (kernel.boot, kernel.cmdline_max),
         };
-        let cmdline = cmdline(&first_words(config, console, entered), &words, &map, max)?;
+        let linux = if probe.handover.is_some() { Some("firmware is handed it") } else { kernel.linux };
+        let console = console.filter(|_| linux.is_some());
+        let first = first_words(config, console, entered, probe.cmdline.as_deref());
+        let cmdline = cmdline(&first, &words, &map, max)?;
         devices.extend(virtio);
         Ok(Self {
             map,
@@ -167,14 +179,21 @@ impl Plan {
             cpu: config.cpu.clone(),
             kernel,
             handover: probe.handover,
+            linux,
             cmdline,
-            module,
+            modules: probe.initrds,
             phys_bits,
             irqchip,
             devices,
             shm,
             announce: config.announce,
         })
+    }
+
+    /// Whether the user gave Linux a whole command line that does not say where its console is.
+    pub fn lacks_console(&self, config: &Config) -> bool {
+        let has_console = self.cmdline.split_ascii_whitespace().any(|word| word.starts_with("console="));
+        self.linux.is_some() && config.cmdline.is_some() && !has_console
     }
 
     /// The serial port that the console is connected to.
@@ -209,24 +228,35 @@ fn check_room(handover: &Handover, initrd: u64, map: &MemoryMap) -> Result<(), P
 }
 
 /// A file's name as far as it is printable ASCII, without its directory.
-fn file_name(path: Option<&Path>) -> String {
+pub(crate) fn file_name(path: Option<&Path>) -> String {
     let name = path.and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     name.chars().map(|char| if char.is_ascii_graphic() { char } else { '_' }).collect()
 }
 
-/// Linux is told where its console is; to a Multiboot kernel the first word is its own name.
-fn first_words(config: &Config, console: Option<&str>, boot: Boot) -> String {
-    match boot {
+/// Another layout of the architecture that has a map for a kernel with addresses of its own, where those are what this one has none for.
+fn other_layout(layout: &Layout, inputs: &Inputs) -> Option<&'static str> {
+    let resolves = |layout: &Layout| carpel_arch::resolve(layout, inputs).is_ok();
+    let others = || LAYOUTS.iter().copied().filter(|other| other.arch == layout.arch && other.name != layout.name);
+    let is_fixed = matches!(inputs.kernel, Some(KernelExtent::Fixed { .. }));
+    is_fixed.then(|| others().find(|other| resolves(other)).map(|other| other.name)).flatten()
+}
+
+/// The words before the user's: those of a whole command line, what Linux is told of its console and its end, and what came with the kernel.
+/// To a Multiboot kernel the first word is its own name.
+fn first_words(config: &Config, console: Option<&str>, boot: Boot, with_kernel: Option<&str>) -> String {
+    if let Some(whole) = &config.cmdline {
+        return whole.clone();
+    }
+    let own = match boot {
         Boot::Multiboot => file_name(config.kernel.as_deref()),
         Boot::Firmware => String::new(),
-        Boot::Linux | Boot::Pvh => {
-            console.map_or(BASE_CMDLINE.to_owned(), |name| format!("console={name} {BASE_CMDLINE}"))
-        }
-    }
+        Boot::Linux | Boot::Pvh => console.map(|name| format!("console={name} {BASE_CMDLINE}")).unwrap_or_default(),
+    };
+    [&own, with_kernel.unwrap_or_default()].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn cmdline(first: &str, words: &[&str], map: &MemoryMap, max: usize) -> Result<String, PlanError> {
-    let parts = || std::iter::once(first).chain(words.iter().copied());
+    let parts = || std::iter::once(first).chain(words.iter().copied()).filter(|part| !part.is_empty());
     let room = map.claim(RowName::Cmdline).map_or(usize::MAX, |claim| claim.size() as usize - 1);
     let limit = room.min(max);
     let whole = parts().collect::<Vec<_>>().join(" ");

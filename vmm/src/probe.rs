@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use carpel_arch::map::{Arch, Gic};
+use carpel_arch::map::{Arch, Boot, Gic};
 use thiserror::Error;
 
 use crate::config::{Config, LayoutError};
 use crate::kvm;
-use crate::loader::{self, Files, Handover, Kernel, KernelError, OpenError, Source};
-use crate::plan::{HostFacts, Probe};
+use crate::loader::{self, Files, Handover, Kernel, KernelError, OpenError, Pipes, Ramdisk, Source};
+use crate::plan::{HostFacts, Probe, file_name};
 
 /// Why files cannot be what a configuration has them for.
 #[derive(Debug, Error)]
@@ -55,49 +55,56 @@ impl Files {
     /// Opens the configuration's files, and unpacks the kernel where it is compressed.
     pub fn open(config: &Config) -> Result<Self, ProbeError> {
         let arch = config.layout()?.arch;
-        let open = |path: &PathBuf, role| {
-            Source::open(path).map_err(|source| ProbeError::File { path: path.clone(), role, source })
+        let open_as = |path: &PathBuf, role, pipes| {
+            Source::open(path, pipes).map_err(|source| ProbeError::File { path: path.clone(), role, source })
         };
-        let firmware = config.firmware.as_ref().map(|path| open(path, "the firmware")).transpose()?;
-        let unpack = |path: &PathBuf| {
-            let source = open(path, "the kernel")?;
-            let unpacked = loader::unpack(arch, source, config.boot, config.mem);
-            unpacked.map_err(|source| ProbeError::Kernel { path: path.clone(), source })
-        };
-        let kernel = config.kernel.as_ref().map(unpack).transpose()?;
-        let initrd = config.initrd.as_ref().map(|path| open(path, "the initial RAM disk")).transpose()?;
-        Ok(Self { firmware, kernel, initrd })
+        let open = |path: &PathBuf, role| open_as(path, role, Pipes::UpTo(config.mem));
+        let firmware = config.firmware.as_ref();
+        let firmware = firmware.map(|path| open_as(path, "the firmware", Pipes::Refused)).transpose()?;
+        let (mut kernel, mut initrds, mut cmdline) = (None, Vec::new(), None);
+        if let Some(path) = &config.kernel {
+            let unpacked = loader::unpack(arch, open(path, "the kernel")?, config.boot, config.mem);
+            let image = unpacked.map_err(|source| ProbeError::Kernel { path: path.clone(), source })?;
+            initrds.extend(image.initrd.map(|source| Ramdisk { name: ".initrd".into(), source }));
+            (kernel, cmdline) = (Some(image.kernel), image.cmdline);
+        }
+        for path in &config.initrd {
+            initrds.push(Ramdisk { name: file_name(Some(path)), source: open(path, "the initial RAM disk")? });
+        }
+        Ok(Self { firmware, kernel, initrds, cmdline })
     }
 
     /// Reads their headers.
     pub fn probe(&self, config: &Config, host: HostFacts) -> Result<Probe, ProbeError> {
         let arch = config.layout()?.arch;
-        let initrd = self.initrd.as_ref().map_or(0, Source::size);
+        let placed = |boot| loader::place(&self.initrds, boot);
+        let cmdline = self.cmdline.clone();
         if let (Some(source), Some(path)) = (&self.firmware, config.firmware.clone()) {
             let handover = self.handover(config, arch, &path)?;
             let kernel = loader::firmware(arch, source.size()).map_err(|source| ProbeError::Kernel { path, source })?;
-            return Ok(Probe { kernel: Some(kernel), handover, initrd, host });
+            return Ok(Probe { kernel: Some(kernel), handover, initrds: placed(Boot::Linux), cmdline, host });
         }
         let kernel = self.kernel.as_ref().map(|source| Kernel::probe(arch, source, config.boot)).transpose();
         let kernel = kernel.map_err(|source| {
             let path = config.kernel.clone().unwrap_or_default();
             ProbeError::Kernel { path, source }
         })?;
-        Ok(Probe { kernel, handover: None, initrd, host })
+        let initrds = placed(kernel.as_ref().map_or(Boot::Linux, |kernel| kernel.boot));
+        Ok(Probe { kernel, handover: None, initrds, cmdline, host })
     }
 
     /// Reads the headers of the kernel that firmware is handed.
     fn handover(&self, config: &Config, arch: Arch, firmware: &Path) -> Result<Option<Handover>, ProbeError> {
         let firmware = || firmware.to_owned();
         match (&self.kernel, &config.kernel) {
-            _ if arch != Arch::X86_64 && (self.kernel.is_some() || self.initrd.is_some()) => {
+            _ if arch != Arch::X86_64 && (self.kernel.is_some() || !self.initrds.is_empty()) => {
                 Err(ProbeError::KernelWithFirmware { firmware: firmware() })
             }
             (Some(source), Some(path)) => {
                 let probed = Handover::probe(arch, source);
                 probed.map(Some).map_err(|source| ProbeError::Kernel { path: path.clone(), source })
             }
-            _ if self.initrd.is_some() => Err(ProbeError::InitrdWithFirmware { firmware: firmware() }),
+            _ if !self.initrds.is_empty() => Err(ProbeError::InitrdWithFirmware { firmware: firmware() }),
             _ => Ok(None),
         }
     }

@@ -84,6 +84,12 @@ pub static CROSVM: Layout = Layout {
 const GICV2_VCPUS: (When, u32) = (When::Gic(Gic::V2), 8);
 
 const VIRT_RAM: u64 = 0x4000_0000;
+/// What is set aside for the device tree.
+const VIRT_FDT: u64 = 512 * KIB;
+/// Where what a flat image is handed lies: far enough above it, for its file does not tell its bss and stacks (QEMU,
+/// hw/arm/boot.c, `arm_setup_direct_kernel_boot`).
+const VIRT_BEHIND_FLAT: Base =
+    Base::AfterHalf { rows: &[RowName::Kernel, RowName::Initrd], of: RowName::Ram, most: 128 * MIB };
 /// QEMU's second flash has 64 MiB; edk2 uses 768 KiB of it for its variables, U-Boot 256 KiB for its environment.
 const VIRT_VARIABLES: Range<u64> = 0x400_0000..0x410_0000;
 const VIRT_GICR: Range<u64> = 0x80A_0000..0x900_0000;
@@ -113,16 +119,22 @@ pub static VIRT: Layout = Layout {
         Row::region(RowName::Ram, Kind::Ram, Base::At(VIRT_RAM), Size::Ram { max: u64::MAX }),
         Row::region(RowName::Shm, Kind::Shm, Base::After { rows: &[RowName::Ram], floor: 0 }, Size::Shm).align(GIB),
         Row::claim(RowName::FirmwareImage, Base::At(0), Size::Firmware).within(&[RowName::Flash]).when(FIRMWARE),
-        Row::fixed_claim(RowName::Fdt, VIRT_RAM..VIRT_RAM + 512 * KIB),
+        Row::fixed_claim(RowName::Fdt, VIRT_RAM..VIRT_RAM + VIRT_FDT).when(When::Flat(false)),
         Row::claim(RowName::Kernel, Base::At(VIRT_RAM + 2 * MIB), Size::Kernel { lowest: VIRT_RAM })
             .within(RAM)
             .when(When::Flat(false)),
-        Row::claim(RowName::Kernel, Base::At(VIRT_RAM + 512 * KIB), Size::Kernel { lowest: VIRT_RAM })
+        Row::claim(RowName::Kernel, Base::At(VIRT_RAM + VIRT_FDT), Size::Kernel { lowest: VIRT_RAM })
             .within(RAM)
             .when(When::Flat(true)),
         Row::claim(RowName::Initrd, Base::After { rows: &[RowName::Kernel], floor: VIRT_RAM + 2 * MIB }, Size::Initrd)
             .align(PAGE_SIZE)
-            .within(RAM),
+            .within(RAM)
+            .when(When::Flat(false)),
+        Row::claim(RowName::Initrd, VIRT_BEHIND_FLAT, Size::Initrd).align(PAGE_SIZE).within(RAM).when(When::Flat(true)),
+        Row::claim(RowName::Fdt, VIRT_BEHIND_FLAT, Size::Bytes(VIRT_FDT))
+            .align(2 * MIB)
+            .within(RAM)
+            .when(When::Flat(true)),
     ],
     window_region: RowName::Virtio,
     window_size: 16 * KIB,

@@ -19,6 +19,15 @@ pub enum Base {
         /// The lowest address.
         floor: u64,
     },
+    /// The same, and at or above the middle of a region, but not more than `most` above its start.
+    AfterHalf {
+        /// Rows to stay behind.
+        rows: &'static [RowName],
+        /// The region whose middle counts.
+        of: RowName,
+        /// The most that counts of its half, in bytes.
+        most: u64,
+    },
     /// At the highest aligned address from which it ends inside `row`, which must be at or after the end of every one of
     /// `above` that is present.
     TopOf {

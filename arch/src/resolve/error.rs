@@ -106,7 +106,7 @@ pub enum MapError {
         room: u64,
     },
     /// A row that there is no room for where it belongs.
-    #[error("`{name}` of {} does not fit: {reason}", Bytes(*.size))]
+    #[error("`{name}` of {} does not fit: {reason}{}", Bytes(*.size), .limit.map(|limit| format!(", {}", Address(limit))).unwrap_or_default())]
     NoRoom {
         /// The row.
         name: RowName,
@@ -114,6 +114,8 @@ pub enum MapError {
         size: u64,
         /// What is in the way.
         reason: &'static str,
+        /// Where it must end at most, exclusive, if that is in the way.
+        limit: Option<u64>,
     },
     /// A kernel that names addresses below those for kernels.
     #[error("`{name}` at {} would start below {}, the lowest address for kernels", Address(*.start), Address(*.lowest))]

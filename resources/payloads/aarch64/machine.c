@@ -36,6 +36,21 @@ static void check_clock(void)
 	check(read32(rtc) > 1700000000, "time", read32(rtc));
 }
 
+/* The clock's alarm, a second or two from now: match, mask, raw, masked, clear. */
+static void check_alarm(void)
+{
+	uint64_t rtc = cells("/rtc", 0, "reg", 0);
+	uint32_t intid = 32 + cell("/rtc", 0, "interrupts", 1);
+	enable_interrupt(intid);
+	write32(rtc + 0x4, read32(rtc) + 2);
+	check(read32(rtc + 0x14) == 0, "alarm before its time", read32(rtc + 0x14));
+	write32(rtc + 0x10, 1);
+	check(await_interrupt(intid), "interrupt of the alarm", intid);
+	check(read32(rtc + 0x14) == 1 && read32(rtc + 0x18) == 1, "alarm", read32(rtc + 0x18));
+	write32(rtc + 0x1c, 1);
+	check(read32(rtc + 0x14) == 0, "alarm that was cleared", read32(rtc + 0x14));
+}
+
 static void check_interrupts(void)
 {
 	enable_gic();
@@ -58,6 +73,7 @@ static void check_interrupts(void)
 		write32(port + 0x38, 0);
 	else
 		write8(port + 1, 0);
+	check_alarm();
 }
 
 static void check_second_cpu(void)

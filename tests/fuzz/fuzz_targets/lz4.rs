@@ -1,4 +1,4 @@
-//! Kernels that are compressed by LZ4's legacy frame.
+//! Kernels that are compressed by LZ4, in either frame.
 
 #![no_main]
 
@@ -6,5 +6,7 @@ use carpel_fuzz::stream;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    stream(b"\x02\x21\x4C\x18", data);
+    for signature in [b"\x02\x21\x4C\x18", b"\x04\x22\x4D\x18"] {
+        stream(signature, data);
+    }
 });

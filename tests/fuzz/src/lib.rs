@@ -40,7 +40,7 @@ pub fn file(arch: Arch, bytes: &[u8]) {
     }
     for wanted in [None, Some(Boot::Pvh)] {
         if let Ok(image) = unpack(arch, Source::from_vec(bytes.to_vec()), wanted, LIMIT) {
-            assert!(image.size() <= LIMIT.max(bytes.len() as u64));
+            assert!(image.kernel.size() <= LIMIT.max(bytes.len() as u64));
         }
     }
 }

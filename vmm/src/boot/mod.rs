@@ -74,8 +74,11 @@ pub fn load(plan: &Plan, files: &Files, memory: &GuestMemoryMmap) -> Result<(), 
         let kernel_start = plan.map.need_claim(RowName::Kernel)?.start;
         plan.kernel.load(source, memory, kernel_start).map_err(load("kernel"))?;
     }
-    if let (Some(source), Some(claim)) = (&files.initrd, plan.map.claim(RowName::Initrd)) {
-        source.load(memory, 0, claim.size(), claim.start).map_err(load("initial RAM disk"))?;
+    if let Some(claim) = plan.map.claim(RowName::Initrd) {
+        for (module, ramdisk) in plan.modules.iter().zip(&files.initrds) {
+            let address = claim.start + module.offset;
+            ramdisk.source.load(memory, 0, module.size, address).map_err(load("initial RAM disk"))?;
+        }
     }
     // All of the image or the end of it: where the map has it in RAM.
     let firmware = [RowName::Firmware, RowName::FirmwareLow].into_iter().find_map(|name| plan.map.claim(name));

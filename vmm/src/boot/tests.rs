@@ -9,7 +9,7 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use super::{BootError, load};
 use crate::config::Config;
-use crate::loader::{Files, Kernel, Source, Target, firmware, samples};
+use crate::loader::{Files, Kernel, Module, Ramdisk, Source, Target, firmware, samples};
 use crate::plan::{HostFacts, Plan, Probe};
 
 const MIB: u64 = 1 << 20;
@@ -24,12 +24,13 @@ fn plan(layout: &'static Layout, kernel: Kernel, initrd: u64) -> Plan {
         mem: 128 * MIB,
         cpus: Topology::new(2, None, None, None).unwrap(),
         kernel: Some(PathBuf::from("/boot/kernel")),
-        initrd: Some(PathBuf::from("/boot/initrd")),
+        initrd: vec![PathBuf::from("/boot/initrd")],
         append: if kernel.boot == Boot::Firmware { Vec::new() } else { vec!["quiet".into()] },
         ..Config::default()
     };
-    Plan::new(&config, Probe { kernel: Some(kernel), handover: None, initrd, host: HostFacts::assumed(layout.arch) })
-        .unwrap()
+    let initrds = if initrd == 0 { vec![] } else { vec![Module { name: "initrd".into(), offset: 0, size: initrd }] };
+    let host = HostFacts::assumed(layout.arch);
+    Plan::new(&config, Probe { kernel: Some(kernel), handover: None, initrds, cmdline: None, host }).unwrap()
 }
 
 fn kernel(arch: Arch, image: &[u8], boot: Boot) -> Kernel {
@@ -133,8 +134,8 @@ fn multiboot_and_pvh_are_handed_their_structure() {
             assert_eq!((cpu.rax, cpu.gdt.base, cpu.rbx), (eax, info, info + 32));
             let (cmdline, module) = if boot == Boot::Pvh { (24, 16) } else { (16, 24) };
             let field = |offset| u64::from(u32::from_le_bytes(bytes(&memory, cpu.rbx + offset)));
-            let words: &[u8] = if boot == Boot::Pvh { b"console=ttyS0" } else { b"kernel quiet\0" };
-            assert_eq!(&bytes::<13>(&memory, field(cmdline)), words);
+            let words: &[u8] = if boot == Boot::Pvh { b"quiet\0" } else { b"kernel quiet\0" };
+            assert_eq!(&bytes::<13>(&memory, field(cmdline))[..words.len()], words);
             let initrd = u64::from(u32::from_le_bytes(bytes(&memory, field(module))));
             assert_eq!(initrd, start(&plan, RowName::Initrd), "{} {boot:?}", layout.name);
         }
@@ -192,7 +193,8 @@ fn files_lie_where_the_map_has_them() {
         let files = Files {
             firmware: None,
             kernel: Some(Source::from_bytes(&image)),
-            initrd: Some(Source::from_bytes(INITRD)),
+            initrds: vec![Ramdisk { name: "initrd".into(), source: Source::from_bytes(INITRD) }],
+            cmdline: None,
         };
         load(&plan, &files, &memory).unwrap();
         assert_eq!(&bytes(&memory, start(&plan, RowName::Kernel) + 2000 - skipped), b"here");

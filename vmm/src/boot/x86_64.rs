@@ -1,6 +1,6 @@
 //! What a boot loader and firmware would leave in memory for an x86-64 kernel, and the state that it is entered in.
 
-use carpel_arch::map::{Boot, Extent, MemoryMap, MissingRow, RowName};
+use carpel_arch::map::{Boot, MemoryMap, MissingRow, RowName};
 use carpel_arch::x86_64::acpi::{self, Platform};
 use carpel_arch::x86_64::boot::{BootCpu, Tables, flat32_gdt, linux64, protected32};
 use carpel_arch::x86_64::maps::e820;
@@ -118,8 +118,12 @@ fn linux(plan: &Plan, writer: &Writer, entry: u64) -> Result<BootCpu, BootError>
 }
 
 fn multiboot_info(base: u32, plan: &Plan) -> Vec<u8> {
-    let module = |initrd: &Extent| Module { start: initrd.start as u32, end: initrd.end as u32, name: &plan.module };
-    let modules: Vec<_> = plan.map.claim(RowName::Initrd).map(module).into_iter().collect();
+    let initrds = plan.map.claim(RowName::Initrd).map_or(0, |initrd| initrd.start);
+    let modules = plan.modules.iter().map(|module| {
+        let start = initrds + module.offset;
+        Module { start: start as u32, end: (start + module.size) as u32, name: &module.name }
+    });
+    let modules: Vec<_> = modules.collect();
     let info = Info { cmdline: &plan.cmdline, modules: &modules, memory: &e820(&plan.map) };
     multiboot::build(base, &info)
 }

@@ -86,6 +86,7 @@ pub fn parse(source: &Source) -> Result<Kernel, KernelError> {
         initrd_limit,
         cmdline_max: header.u32(0x238) as usize,
         setup_header: setup_header(&start).to_vec(),
+        linux: Some("it is a bzImage"),
     })
 }
 
@@ -114,16 +115,12 @@ pub fn payload(source: &Source) -> Result<Source, KernelError> {
     if length <= SIZE as u64 {
         return Err(KernelError::unfit(Format::BzImage, "it has no payload that could be unpacked"));
     }
-    if source.size() < offset + length {
-        let needed = offset + length;
-        return Err(KernelError::Truncated { format: Format::BzImage.name(), size: source.size(), needed });
-    }
-    let mut payload = vec![0; length as usize];
-    source.read(offset, &mut payload)?;
-    if !payload.starts_with(b"\x1F\x8B") {
-        payload.truncate(payload.len() - SIZE);
-    }
-    Ok(Source::from_vec(payload))
+    let truncated =
+        || KernelError::Truncated { format: Format::BzImage.name(), size: source.size(), needed: offset + length };
+    let payload = source.part(offset, length).ok_or_else(truncated)?;
+    let is_gzip = payload.prefix::<2>()? == *b"\x1F\x8B";
+    let size = if is_gzip { length } else { length - SIZE as u64 };
+    payload.part(0, size).ok_or_else(truncated)
 }
 
 impl Image {
@@ -300,7 +297,7 @@ pub mod tests {
         image[0x24C..0x250].copy_from_slice(&0x20_u32.to_le_bytes());
         image[1024 + 0x100..1024 + 0x109].copy_from_slice(b"\x89LZO\0\r\n\x1A\n");
         let unpack = |wanted| unpack(Arch::X86_64, Source::from_bytes(&image), wanted, LIMIT);
-        let stub = Kernel::probe(Arch::X86_64, &unpack(None).unwrap(), None).unwrap();
+        let stub = Kernel::probe(Arch::X86_64, &unpack(None).unwrap().kernel, None).unwrap();
         assert_eq!((stub.format, stub.boot), (Format::BzImage, Boot::Linux));
         assert!(unpack(Some(Boot::Pvh)).unwrap_err().to_string().contains("by LZO, which carpel does not unpack"));
     }

@@ -1,18 +1,15 @@
 //! Compressed kernels: the formats that Linux's own build makes, around any image. Sources: Linux, lib/decompress.c and
 //! scripts/Makefile.lib; RFC 1952 (gzip), RFC 8878 (zstd), the .xz, .lzma and LZ4 frame format descriptions.
 
-use std::io::{self, BufRead, BufReader, Read};
+mod lz4;
+mod members;
 
-use flate2::bufread::GzDecoder;
-use ruzstd::decoding::StreamingDecoder;
+use std::io::{self, Read as _};
+
 use thiserror::Error;
 
 use super::source::Source;
-
-/// Enough to tell every compression by its start, in bytes.
-const SIGNATURE_SIZE: usize = 6;
-/// What every block of LZ4's legacy frame unpacks to at most, in bytes ("Legacy frame").
-const LZ4_BLOCK: usize = 8 << 20;
+use members::Members;
 
 /// A compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,14 +23,12 @@ pub(super) enum Compression {
     Lzo,
 }
 
-/// A gzip member's first byte.
-const GZIP_START: u8 = 0x1F;
-
 /// How each starts. That of LZMA, the least distinct, is its usual properties and the low bytes of a dictionary's size.
-pub(super) const SIGNATURES: [(&[u8], Compression); 7] = [
+pub(super) const SIGNATURES: [(&[u8], Compression); 8] = [
     (b"\x1F\x8B\x08", Compression::Gzip),
     (b"\xFD7zXZ\0", Compression::Xz),
     (b"\x02\x21\x4C\x18", Compression::Lz4),
+    (b"\x04\x22\x4D\x18", Compression::Lz4),
     (b"\x28\xB5\x2F\xFD", Compression::Zstd),
     (b"BZh", Compression::Bzip2),
     (b"\x5D\0\0", Compression::Lzma),
@@ -68,6 +63,14 @@ pub enum DecompressError {
     /// No decoder for it is built in.
     #[error("It is compressed by LZO, which carpel does not unpack: unpack it with `lzop -d`")]
     Lzo,
+    /// The host has no memory for what it refers back to.
+    #[error("It is compressed by {compression} and refers {window} bytes back, for which there is no memory")]
+    Window {
+        /// The compression.
+        compression: &'static str,
+        /// Bytes.
+        window: u64,
+    },
     /// Reading the file failed.
     #[error("Cannot read it")]
     Read(#[from] io::Error),
@@ -75,24 +78,23 @@ pub enum DecompressError {
 
 /// What is inside a compressed file, and any other file as it is.
 ///
-/// More than `limit` bytes are never unpacked. One layer is taken off.
+/// A file may consist of several members (frames, streams), whose contents are one; what follows the last and is none is ignored, for Linux's
+/// build and signing tools add to compressed files. More than `limit` bytes are never unpacked. One layer is taken off.
 pub fn unpack(source: Source, limit: u64) -> Result<Source, DecompressError> {
-    let start = source.prefix::<SIGNATURE_SIZE>()?;
-    let known = SIGNATURES.iter().find(|(signature, _)| start.starts_with(signature));
-    match known {
-        Some(&(_, compression)) => unpack_as(compression, &source, limit),
+    match members::find(&source, 0)? {
+        Some((compression, at)) => unpack_as(compression, at, &source, limit),
         None => Ok(source),
     }
 }
 
 /// Apart from [`unpack`], for the decoders take 56 KiB of stack, which other kernels need not touch.
 #[inline(never)]
-fn unpack_as(compression: Compression, source: &Source, limit: u64) -> Result<Source, DecompressError> {
+fn unpack_as(compression: Compression, at: u64, source: &Source, limit: u64) -> Result<Source, DecompressError> {
     let name = compression.name();
-    let damaged = |source| DecompressError::Damaged { compression: name, source };
-    let mut reader = decoder(compression, source, limit)?.map_err(damaged)?;
+    let mut reader = Members::new(compression, at, source, limit)?;
     let mut bytes = Vec::new();
-    reader.by_ref().take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(damaged)?;
+    let read = reader.by_ref().take(limit.saturating_add(1)).read_to_end(&mut bytes);
+    read.map_err(|source| members::cause(compression, source))?;
     drop(reader);
     log::debug!("{} bytes of {name} are unpacked to {}", source.size(), bytes.len());
     match bytes.len() as u64 {
@@ -100,30 +102,6 @@ fn unpack_as(compression: Compression, source: &Source, limit: u64) -> Result<So
         size if size > limit => Err(DecompressError::TooLarge { compression: name, limit }),
         _ => Ok(Source::from_vec(bytes)),
     }
-}
-
-type Decoder<'a> = Box<dyn Read + 'a>;
-
-/// A reader of what is inside; the inner result is of those whose header is read at once.
-fn decoder(compression: Compression, source: &Source, limit: u64) -> Result<io::Result<Decoder<'_>>, DecompressError> {
-    let input = BufReader::new(source.reader());
-    // A decoder may not take more for its dictionary than its output may have.
-    let limit_kib = u32::try_from(limit >> 10).unwrap_or(u32::MAX);
-    Ok(Ok(match compression {
-        Compression::Gzip => Box::new(GzipMembers { current: Some(GzDecoder::new(input)) }),
-        Compression::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(input, false, limit_kib)),
-        Compression::Lz4 => Box::new(Lz4Legacy::new(input)),
-        Compression::Bzip2 => Box::new(bzip2::bufread::BzDecoder::new(input)),
-        Compression::Zstd => match StreamingDecoder::new(input) {
-            Ok(decoder) => Box::new(decoder),
-            Err(error) => return Ok(Err(io::Error::other(error))),
-        },
-        Compression::Lzma => match lzma_rust2::LzmaReader::new_mem_limit(input, limit_kib, None) {
-            Ok(decoder) => Box::new(decoder),
-            Err(error) => return Ok(Err(error)),
-        },
-        Compression::Lzo => return Err(DecompressError::Lzo),
-    }))
 }
 
 impl Compression {
@@ -137,81 +115,6 @@ impl Compression {
             Self::Lzma => "LZMA",
             Self::Lzo => "LZO",
         }
-    }
-}
-
-/// The members of a gzip file one after the other (RFC 1952, section 2.2), up to its end or to what is no member: the
-/// payload of a bzImage is followed by its size.
-struct GzipMembers<R> {
-    /// None once the last has ended.
-    current: Option<GzDecoder<R>>,
-}
-
-impl<R: BufRead> Read for GzipMembers<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while let Some(mut member) = self.current.take() {
-            let count = member.read(buffer)?;
-            if count > 0 || buffer.is_empty() {
-                self.current = Some(member);
-                return Ok(count);
-            }
-            let mut input = member.into_inner();
-            if input.fill_buf()?.first() == Some(&GZIP_START) {
-                self.current = Some(GzDecoder::new(input));
-            }
-        }
-        Ok(0)
-    }
-}
-
-/// LZ4's legacy frame: its magic number, then blocks with their sizes to the end of the file.
-struct Lz4Legacy<R> {
-    input: R,
-    started: bool,
-    block: Vec<u8>,
-    at: usize,
-}
-
-impl<R: Read> Lz4Legacy<R> {
-    const fn new(input: R) -> Self {
-        Self { input, started: false, block: Vec::new(), at: 0 }
-    }
-
-    /// Unpacks the next block; false at the end.
-    fn next_block(&mut self) -> io::Result<bool> {
-        let mut size = [0; 4];
-        if !self.started {
-            self.input.read_exact(&mut size)?;
-            self.started = true;
-        }
-        let read = self.input.by_ref().take(4).read(&mut size)?;
-        if read == 0 {
-            return Ok(false);
-        }
-        self.input.read_exact(&mut size[read..])?;
-        let size = u32::from_le_bytes(size) as usize;
-        if size > lz4_flex::block::get_maximum_output_size(LZ4_BLOCK) {
-            return Err(io::Error::other(format!("A block of {size} bytes is larger than any")));
-        }
-        let mut packed = vec![0; size];
-        self.input.read_exact(&mut packed)?;
-        self.block = lz4_flex::block::decompress(&packed, LZ4_BLOCK).map_err(io::Error::other)?;
-        self.at = 0;
-        Ok(true)
-    }
-}
-
-impl<R: Read> Read for Lz4Legacy<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.block.len() {
-            if !self.next_block()? {
-                return Ok(0);
-            }
-        }
-        let size = buffer.len().min(self.block.len() - self.at);
-        buffer[..size].copy_from_slice(&self.block[self.at..self.at + size]);
-        self.at += size;
-        Ok(size)
     }
 }
 
@@ -229,12 +132,33 @@ pub mod tests {
 
     fn lz4(bytes: &[u8]) -> Vec<u8> {
         let mut packed = b"\x02\x21\x4C\x18".to_vec();
-        for block in bytes.chunks(LZ4_BLOCK) {
+        for block in bytes.chunks(8 << 20) {
             let block = lz4_flex::block::compress(block);
             packed.extend((block.len() as u32).to_le_bytes());
             packed.extend(block);
         }
         packed
+    }
+
+    /// The frame that `lz4` writes unless it is told otherwise, and with more of what it can have.
+    fn lz4_frame(bytes: &[u8], checksums: bool) -> Vec<u8> {
+        use lz4_flex::frame::{BlockMode, FrameEncoder, FrameInfo};
+        let info = FrameInfo::new()
+            .block_mode(if checksums { BlockMode::Independent } else { BlockMode::Linked })
+            .content_size(checksums.then_some(bytes.len() as u64))
+            .block_checksums(checksums)
+            .content_checksum(checksums);
+        let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn lz4_linked(bytes: &[u8]) -> Vec<u8> {
+        lz4_frame(bytes, false)
+    }
+
+    fn lz4_checked(bytes: &[u8]) -> Vec<u8> {
+        lz4_frame(bytes, true)
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -268,8 +192,16 @@ pub mod tests {
 
     pub type Packer = fn(&[u8]) -> Vec<u8>;
 
-    pub const PACKERS: [(&str, Packer); 6] =
-        [("gzip", gzip), ("xz", xz), ("LZ4", lz4), ("zstd", zstd), ("bzip2", bzip2), ("LZMA", lzma)];
+    pub const PACKERS: [(&str, Packer); 8] = [
+        ("gzip", gzip),
+        ("xz", xz),
+        ("LZ4", lz4),
+        ("LZ4", lz4_linked),
+        ("LZ4", lz4_checked),
+        ("zstd", zstd),
+        ("bzip2", bzip2),
+        ("LZMA", lzma),
+    ];
 
     fn bytes_of(source: &Source) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -287,11 +219,79 @@ pub mod tests {
         }
     }
 
+    /// The packers of formats that have more than one member in a file.
+    fn packers_of_members() -> impl Iterator<Item = (&'static str, Packer)> {
+        PACKERS.into_iter().filter(|(name, _)| *name != "LZMA")
+    }
+
     #[test]
-    fn members_of_a_gzip_file_are_one_image() {
-        let packed = [gzip(b"\x7FELF first, "), gzip(b""), gzip(b"second"), b"\x13\0\0\0".to_vec()].concat();
-        let unpacked = unpack(Source::from_bytes(&packed), LIMIT).unwrap();
-        assert_eq!(bytes_of(&unpacked), b"\x7FELF first, second");
+    fn members_of_a_file_are_one_image() {
+        for (name, pack) in packers_of_members() {
+            let packed = [pack(b"\x7FELF first, "), pack(b"and the second"), b"\x13\0\0\0".to_vec()].concat();
+            let unpacked = unpack(Source::from_bytes(&packed), LIMIT).unwrap();
+            assert_eq!(bytes_of(&unpacked), b"\x7FELF first, and the second", "{name}");
+        }
+        let packed = [lz4(b"one frame of "), lz4_linked(b"either kind")].concat();
+        assert_eq!(bytes_of(&unpack(Source::from_bytes(&packed), LIMIT).unwrap()), b"one frame of either kind");
+        let padded = [xz(b"a stream, "), vec![0; 8], xz(b"padding, a stream"), vec![0; 4]].concat();
+        assert_eq!(bytes_of(&unpack(Source::from_bytes(&padded), LIMIT).unwrap()), b"a stream, padding, a stream");
+    }
+
+    #[test]
+    fn what_follows_the_last_member_is_ignored() {
+        let image = image(100_000);
+        // The size that Linux's build adds before 5.17, padding, what signing adds, and words that may be sizes.
+        let size = (image.len() as u32).to_le_bytes();
+        let signed = [&[1; 700][..], b"~Module signature appended~\n"].concat();
+        let followers: [&[u8]; 8] =
+            [&size, &[0; 4], &[0; 4096], &signed, b"x", b"more", &[4, 0, 0, 0, 9, 9, 9, 9, 9], &[0xFF; 100]];
+        for (name, pack) in PACKERS {
+            for follower in followers {
+                let packed = [&pack(&image), follower].concat();
+                let unpacked = unpack(Source::from_bytes(&packed), LIMIT);
+                let unpacked = unpacked.unwrap_or_else(|error| panic!("{name} {follower:?}: {error:?}"));
+                assert!(bytes_of(&unpacked) == image, "{name} {follower:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_legacy_frame_of_full_blocks_ends_with_its_size() {
+        let image = image(16 << 20);
+        let packed = [lz4(&image), (image.len() as u32).to_le_bytes().to_vec()].concat();
+        assert!(bytes_of(&unpack(Source::from_bytes(&packed), LIMIT).unwrap()) == image);
+    }
+
+    #[test]
+    fn frames_to_be_skipped_are_skipped() {
+        let skipped = [&[0x53, 0x2A, 0x4D, 0x18, 5, 0, 0, 0][..], b"notes"].concat();
+        for pack in [lz4, lz4_linked, zstd] {
+            let packed = [&skipped[..], &pack(b"an "), &skipped, &skipped, &pack(b"image"), &skipped].concat();
+            assert_eq!(bytes_of(&unpack(Source::from_bytes(&packed), LIMIT).unwrap()), b"an image");
+        }
+        for size in 1..skipped.len() {
+            let alone = &skipped[..size];
+            assert_eq!(bytes_of(&unpack(Source::from_bytes(alone), LIMIT).unwrap()), alone);
+        }
+    }
+
+    /// A frame of zstd with this window's descriptor, of one stored block.
+    fn zstd_frame(window: u8, contents: &[u8]) -> Vec<u8> {
+        let header = (contents.len() as u32) << 3 | 1;
+        [b"\x28\xB5\x2F\xFD\0", &[window][..], &header.to_le_bytes()[..3], contents].concat()
+    }
+
+    #[test]
+    fn a_long_window_is_no_larger_than_the_guests_memory() {
+        // What `zstd --long=31` writes of a pipe, and the longest that the format has.
+        for window in [21 << 3, 31 << 3 | 7] {
+            let unpacked = unpack(Source::from_bytes(&zstd_frame(window, b"an image")), LIMIT).unwrap();
+            assert_eq!(bytes_of(&unpacked), b"an image");
+        }
+        let zeros = vec![0; 9 << 20];
+        let long = [&b"\x28\xB5\x2F\xFD"[..], &[0b1110_0000], &u64::MAX.to_le_bytes(), &zeros[..40]].concat();
+        let error = unpack(Source::from_bytes(&long), LIMIT).unwrap_err();
+        assert!(matches!(error, DecompressError::TooLarge { compression: "zstd", limit: LIMIT }), "{error:?}");
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! ELF kernels. Sources: Tool Interface Standard, ELF specification 1.2; System V ABI, "ELF-64 Object File Format"; Xen,
 //! xen/include/public/elfnote.h.
 
+mod notes;
+
 use carpel_arch::map::{Arch, Boot, KernelExtent};
 
 use super::error::KernelError;
 use super::fields::Fields;
 use super::kernel::{Format, Kernel, Segment, Target};
-use super::multiboot;
 use super::source::Source;
+use super::{machines, multiboot};
+use notes::Notes;
 
 /// Kernels have fewer than ten; the limit bounds what a hostile file makes us read.
 const MAX_PROGRAM_HEADERS: usize = 128;
@@ -18,9 +21,14 @@ const IDENT_SIZE: usize = 16;
 const ELFCLASS32: u8 = 1;
 const ELFCLASS64: u8 = 2;
 const ELFDATA2LSB: u8 = 1;
+const ELFDATA2MSB: u8 = 2;
+/// Where both classes have `e_machine`, in bytes.
+const MACHINE: usize = 18;
 const EM_386: u16 = 3;
+const ET_REL: u16 = 1;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
+const ET_CORE: u16 = 4;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 /// The note that names the PVH entry, of the owner "Xen".
@@ -53,6 +61,11 @@ pub fn ways(arch: Arch, source: &Source) -> Result<Vec<Kernel>, KernelError> {
         Err(_) => {}
     }
     Ok(ways)
+}
+
+/// What shows that an ELF file is Linux; none if nothing does.
+pub fn linux(arch: Arch, source: &Source) -> Result<Option<&'static str>, KernelError> {
+    Elf::read(arch, source)?.linux(source)
 }
 
 /// The headers of an ELF file, checked against the file's size.
@@ -121,6 +134,9 @@ impl Elf {
     fn read(arch: Arch, source: &Source) -> Result<Self, KernelError> {
         let unfit = |reason: String| KernelError::unfit(Format::Elf, reason);
         let ident = read(source, 0, IDENT_SIZE)?;
+        if let Some(error) = of_another(arch, source, &ident)? {
+            return Err(error);
+        }
         let class = match (ident[4], ident[5]) {
             (ELFCLASS32, ELFDATA2LSB) if arch == Arch::X86_64 => &CLASS32,
             (ELFCLASS64, ELFDATA2LSB) => &CLASS64,
@@ -132,8 +148,11 @@ impl Elf {
         if machine != machine_of(arch, class) {
             return Err(unfit(format!("it is for ELF machine {machine}, not for {arch}")));
         }
-        if kind != ET_EXEC && kind != ET_DYN {
-            return Err(unfit(format!("its ELF type {kind} is neither executable nor position-independent")));
+        match kind {
+            ET_EXEC | ET_DYN => {}
+            ET_REL => return Err(unfit("it is an object file, such as a kernel module".into())),
+            ET_CORE => return Err(unfit("it is a core dump".into())),
+            _ => return Err(unfit(format!("its ELF type {kind} is neither executable nor position-independent"))),
         }
         let table = class.word(&header, class.table);
         let (entry_size, count) = (usize::from(header.u16(class.entry_size)), usize::from(header.u16(class.count)));
@@ -178,6 +197,10 @@ impl Elf {
             _ => {}
         }
         Ok(())
+    }
+
+    const fn extent(&self) -> KernelExtent {
+        KernelExtent::Fixed { start: self.start, end: self.end }
     }
 
     /// What to load.
@@ -245,37 +268,42 @@ impl Elf {
             boot,
             reason,
             format: Format::Elf,
-            extent: KernelExtent::Fixed { start: self.start, end: self.end },
+            extent: self.extent(),
             segments: self.segments(),
             entry: Target::At(entry),
             initrd_limit: u64::MAX,
             cmdline_max: CMDLINE_MAX,
             setup_header: Vec::new(),
+            // Whoever boots it looks.
+            linux: None,
         }
     }
 }
 
-/// The PVH entry among these notes. Each is the sizes of name and description, a type, and then both, aligned to 4 bytes
-/// or, where the header says so, to 8. What is cut off counts as absent.
-fn phys32_entry(mut notes: &[u8], align: u64) -> Option<u64> {
-    const HEADER: usize = 12;
-    let align = if align == 8 { 8 } else { 4 };
-    while notes.len() >= HEADER {
-        let header = Fields(&notes[..HEADER]);
-        let (name_size, size, kind) = (header.u32(0) as usize, header.u32(4) as usize, header.u32(8));
-        let description = HEADER.checked_add(name_size)?.checked_next_multiple_of(align)?;
-        let end = description.checked_add(size)?;
-        let (name, value) = (notes.get(HEADER..HEADER + name_size)?, notes.get(description..end)?);
-        if (name, kind) == (XEN, XEN_ELFNOTE_PHYS32_ENTRY) {
-            return match size {
-                4 => Some(u64::from(Fields(value).u32(0))),
-                8 => Some(Fields(value).u64(0)),
-                _ => None,
-            };
-        }
-        notes = notes.get(end.checked_next_multiple_of(align)?..)?;
+/// The PVH entry among these notes.
+fn phys32_entry(notes: &[u8], align: u64) -> Option<u64> {
+    let (.., value) =
+        Notes::new(notes, align).find(|&(owner, kind, _)| (owner, kind) == (XEN, XEN_ELFNOTE_PHYS32_ENTRY))?;
+    match value.len() {
+        4 => Some(u64::from(Fields(value).u32(0))),
+        8 => Some(Fields(value).u64(0)),
+        _ => None,
     }
-    None
+}
+
+/// The error for a file that is another architecture's, by the name of that.
+fn of_another(arch: Arch, source: &Source, ident: &[u8]) -> Result<Option<KernelError>, KernelError> {
+    let (bits, is_big_endian) = (if ident[4] == ELFCLASS32 { 32 } else { 64 }, ident[5] == ELFDATA2MSB);
+    let start = source.prefix::<{ MACHINE + 2 }>()?;
+    let machine = Fields(&start).u16(MACHINE);
+    let machine = if is_big_endian { machine.swap_bytes() } else { machine };
+    let Some((name, other)) = machines::elf_machine(machine, bits) else { return Ok(None) };
+    let other = other.filter(|_| !is_big_endian);
+    // What is wrong with one of the guest's own is told below.
+    Ok((other != Some(arch)).then(|| {
+        let extent = other.and_then(|other| Elf::read(other, source).ok()).map(|elf| elf.extent());
+        machines::architecture(Format::Elf.name(), name, other, arch, extent)
+    }))
 }
 
 const fn machine_of(arch: Arch, class: &Class) -> u16 {
@@ -343,8 +371,13 @@ pub mod tests {
 
     /// Adds a note segment with a note that is not looked for and Xen's with this entry.
     pub fn with_note(entry: &[u8], align: u8) -> Vec<u8> {
+        with_notes(&[(b"GNU\0", 3, &[7; 20]), (XEN, XEN_ELFNOTE_PHYS32_ENTRY, entry)], align)
+    }
+
+    /// Adds a note segment with these notes.
+    pub fn with_notes(added: &[notes::Note], align: u8) -> Vec<u8> {
         let mut notes = Vec::new();
-        for (name, kind, value) in [(&b"GNU\0"[..], 3_u32, &[7; 20][..]), (XEN, XEN_ELFNOTE_PHYS32_ENTRY, entry)] {
+        for &(name, kind, value) in added {
             for word in [name.len() as u32, value.len() as u32, kind] {
                 notes.extend(word.to_le_bytes());
             }
@@ -454,8 +487,8 @@ pub mod tests {
         };
         assert!(with(4, 3).contains("little-endian"));
         assert!(with(5, 2).contains("little-endian"));
-        assert!(with(18, 183).contains("machine 183"));
-        assert!(with(16, 1).contains("type 1"));
+        assert!(with(18, 183).contains("is for aarch64, not for x86_64"));
+        assert!(with(16, 1).contains("an object file, such as a kernel module"));
         assert!(with(57, 0xFF).contains("program headers"));
         assert!(with(54, 0).contains("program headers"));
         assert!(with(39, 0xFF).contains("truncated"));

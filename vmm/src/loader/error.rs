@@ -15,6 +15,26 @@ pub enum KernelError {
         /// The guest's architecture.
         arch: Arch,
     },
+    /// It is another architecture's.
+    #[error("The {format} is for {machine}, not for {arch}{remedy}")]
+    Architecture {
+        /// The format.
+        format: &'static str,
+        /// What it is for.
+        machine: &'static str,
+        /// The guest's architecture.
+        arch: Arch,
+        /// What would take it.
+        remedy: String,
+    },
+    /// It is something else.
+    #[error("It is {what}, not a kernel{}{remedy}", if .remedy.is_empty() { "" } else { ": " })]
+    NotKernel {
+        /// What it is, with its article.
+        what: &'static str,
+        /// What may be done with it; empty if nothing.
+        remedy: &'static str,
+    },
     /// The file ends early.
     #[error("The {format} is truncated: it has {size} bytes and needs {needed}")]
     Truncated {

@@ -36,5 +36,6 @@ pub fn firmware(arch: Arch, size: u64) -> Result<Kernel, KernelError> {
         initrd_limit: u64::MAX,
         cmdline_max: 0,
         setup_header: Vec::new(),
+        linux: None,
     })
 }

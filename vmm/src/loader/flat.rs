@@ -23,6 +23,7 @@ pub fn kernel(size: u64) -> Kernel {
         initrd_limit: u64::MAX,
         cmdline_max: CMDLINE_MAX,
         setup_header: Vec::new(),
+        linux: None,
         boot: Boot::Linux,
         reason: "it has no header, and begins with an instruction",
     }

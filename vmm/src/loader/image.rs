@@ -41,6 +41,7 @@ pub fn parse(source: &Source) -> Result<Kernel, KernelError> {
         initrd_limit: u64::MAX,
         cmdline_max: CMDLINE_MAX,
         setup_header: Vec::new(),
+        linux: Some("it is an Image"),
         boot: Boot::Linux,
         reason: "it is an Image",
     })

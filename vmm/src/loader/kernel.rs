@@ -84,6 +84,27 @@ pub struct Kernel {
     pub cmdline_max: usize,
     /// The setup header to start the zero page from: bytes from offset 0x1F1 of the file on; empty if it has none.
     pub setup_header: Vec<u8>,
+    /// What shows that it is Linux, as a sentence without its end; none if it is not. Of an ELF that is known once it is
+    /// probed.
+    pub linux: Option<&'static str>,
+}
+
+/// An initial RAM disk in its place: a Multiboot kernel's module, or one of the archives that are a Linux's initrd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Its file's name as far as it is printable ASCII, without its directory.
+    pub name: String,
+    /// Where it starts in the map's claim for them, in bytes.
+    pub offset: u64,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl Module {
+    /// Where the last one ends in the claim, which is as large.
+    pub fn end(modules: &[Self]) -> u64 {
+        modules.last().map_or(0, |last| last.offset + last.size)
+    }
 }
 
 /// A kernel that firmware loads and enters by itself, in the parts that it takes.

@@ -10,12 +10,16 @@ mod error;
 mod fields;
 mod firmware;
 mod flat;
+mod foreign;
 mod image;
 pub(crate) mod kernel;
+mod machines;
 mod multiboot;
 #[cfg(test)]
 mod properties;
+mod ramdisk;
 mod source;
+mod uki;
 mod zboot;
 
 /// Images of each format.
@@ -34,8 +38,10 @@ pub use bzimage::SETUP_HEADER;
 pub use decompress::DecompressError;
 pub use error::KernelError;
 pub use firmware::firmware;
-pub use kernel::{Format, Handover, Kernel, Segment, Target};
-pub use source::{LoadError, OpenError, Source};
+pub use kernel::{Format, Handover, Kernel, Module, Segment, Target};
+pub use ramdisk::{Joined, Ramdisk, place};
+pub use source::{LoadError, OpenError, Pipes, Source};
+pub use uki::Image;
 
 /// The files of a configuration, opened.
 #[derive(Debug)]
@@ -44,19 +50,24 @@ pub struct Files {
     pub firmware: Option<Source>,
     /// The kernel, unpacked.
     pub kernel: Option<Source>,
-    /// The initial RAM disk.
-    pub initrd: Option<Source>,
+    /// The initial RAM disks: what came with the kernel first.
+    pub initrds: Vec<Ramdisk>,
+    /// The command line that came with the kernel.
+    pub cmdline: Option<String>,
 }
 
-/// The image to boot: what is inside a compressed file or an EFI zboot image, and of a bzImage the ELF inside where a way is wanted that only
-/// that may offer. At most `limit` bytes are unpacked.
-pub fn unpack(arch: Arch, source: Source, wanted: Option<Boot>, limit: u64) -> Result<Source, KernelError> {
-    let source = zboot::payload(&source)?.unwrap_or(source);
-    let image = decompress::unpack(source, limit)?;
+/// The image to boot: what is inside a unified kernel image, a compressed file or an EFI zboot image, and of a bzImage the ELF inside where a
+/// way is wanted that only that may offer. At most `limit` bytes are unpacked.
+pub fn unpack(arch: Arch, source: Source, wanted: Option<Boot>, limit: u64) -> Result<Image, KernelError> {
+    let Image { kernel, initrd, cmdline } =
+        uki::open(arch, &source)?.unwrap_or(Image { kernel: source, initrd: None, cmdline: None });
+    let kernel = zboot::payload(&kernel)?.unwrap_or(kernel);
+    let kernel = decompress::unpack(kernel, limit)?;
     let inside = arch == Arch::X86_64
         && matches!(wanted, Some(Boot::Pvh | Boot::Multiboot))
-        && bzimage::is_bzimage(&image.prefix()?);
-    if inside { Ok(decompress::unpack(bzimage::payload(&image)?, limit)?) } else { Ok(image) }
+        && bzimage::is_bzimage(&kernel.prefix()?);
+    let kernel = if inside { decompress::unpack(bzimage::payload(&kernel)?, limit)? } else { kernel };
+    Ok(Image { kernel, initrd, cmdline })
 }
 
 impl Kernel {
@@ -69,11 +80,14 @@ impl Kernel {
             Arch::X86_64 if bzimage::is_bzimage(&signature) => Ok(vec![bzimage::parse(source)?]),
             Arch::X86_64 => match multiboot::parse(source, None)? {
                 Some(kernel) => Ok(vec![kernel]),
-                None => Err(KernelError::Unknown { arch }),
+                None => Err(foreign::recognise(arch, source)?.unwrap_or(KernelError::Unknown { arch })),
             },
             Arch::Aarch64 if image::is_image(&signature) => Ok(vec![image::parse(source)?]),
-            Arch::Aarch64 if flat::may_be_flat(&signature) => Ok(vec![flat::kernel(source.size())]),
-            _ => Err(KernelError::Unknown { arch }),
+            _ => match foreign::recognise(arch, source)? {
+                Some(error) => Err(error),
+                None if arch == Arch::Aarch64 && flat::may_be_flat(&signature) => Ok(vec![flat::kernel(source.size())]),
+                None => Err(KernelError::Unknown { arch }),
+            },
         }
     }
 
@@ -85,9 +99,16 @@ impl Kernel {
         let mut chosen = ways.into_iter().filter(|way| wanted.is_none_or(|wanted| way.boot == wanted));
         let not_offered =
             || KernelError::NotOffered { wanted: wanted.map_or("any", Boot::name), offered: offered.clone() };
-        let kernel = chosen.next().ok_or_else(not_offered)?;
+        let mut kernel = chosen.next().ok_or_else(not_offered)?;
+        if kernel.format == Format::Elf {
+            kernel.linux = elf::linux(arch, source)?;
+        }
         let why = if wanted.is_some() { "--boot asks for it" } else { kernel.reason };
         log::debug!("The kernel is booted by {}, for {why}; it offers {offered}", kernel.boot.name());
+        match kernel.linux {
+            Some(shown) => log::debug!("The kernel is Linux: {shown}"),
+            None => log::debug!("The kernel is not Linux: its command line is the user's"),
+        }
         Ok(kernel)
     }
 

@@ -127,6 +127,7 @@ fn kernel(segments: Vec<Segment>, extent: KernelExtent, entry: u64, reason: &'st
         initrd_limit: u64::MAX,
         cmdline_max: CMDLINE_MAX,
         setup_header: Vec::new(),
+        linux: None,
     }
 }
 

@@ -24,9 +24,7 @@ pub fn payload(source: &Source) -> Result<Option<Source>, KernelError> {
     if size == 0 {
         return Err(KernelError::unfit(Format::Image, "its EFI zboot header has nothing inside"));
     }
-    let mut bytes = vec![0; size as usize];
-    source.read(offset, &mut bytes)?;
-    Ok(Some(Source::from_vec(bytes)))
+    Ok(source.part(offset, size))
 }
 
 #[cfg(test)]

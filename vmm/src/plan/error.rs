@@ -29,7 +29,8 @@ pub enum PlanError {
     },
     /// Nobody would read it.
     #[error(
-        "The command line `{words}` is for a kernel, but {} boots from a disk: drop --append and --announce cmdline",
+        "The command line `{words}` is for a kernel, but {} boots from a disk: drop --append and \
+         --announce cmdline (and --cmdline)",
         .firmware.display()
     )]
     CmdlineWithFirmware {
@@ -47,12 +48,17 @@ pub enum PlanError {
         layout: &'static str,
     },
     /// No map for these inputs.
-    #[error("Cannot lay out the `{layout}` map")]
+    #[error(
+        "Cannot lay out the `{layout}` map{}",
+        .other.map(|other| format!(" (`--layout {other}` takes it)")).unwrap_or_default()
+    )]
     Map {
         /// The layout.
         layout: &'static str,
+        /// Another layout that has a map for them.
+        other: Option<&'static str>,
         /// The cause.
-        source: MapError,
+        source: Box<MapError>,
     },
     /// The layout lacks what every machine needs.
     #[error(transparent)]

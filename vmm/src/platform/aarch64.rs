@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use carpel_arch::DeviceKind;
 use carpel_arch::aarch64::devices::ArmDevice;
+use carpel_arch::{Device, DeviceKind};
 use carpel_devices::bus::BusDevice;
 use carpel_devices::console::ConsolePort;
+use carpel_devices::interrupt::IrqLine;
 use carpel_devices::legacy::cfi_flash::CfiFlash;
 use carpel_devices::legacy::pl031::Pl031;
 use carpel_devices::legacy::pl061::Pl061;
@@ -22,7 +23,7 @@ pub fn build(vm: &Vm, plan: &Plan, port: &Arc<Mutex<dyn ConsolePort>>) -> Result
         let DeviceKind::Arm(kind) = placed.kind else { return Err(MachineError::unknown(plan, placed)) };
         let device: Arc<Mutex<dyn BusDevice>> = match kind {
             ArmDevice::Serial | ArmDevice::Pl011 => port.clone(),
-            ArmDevice::Pl031 => Arc::new(Mutex::new(Pl031::new())),
+            ArmDevice::Pl031 => Arc::new(Mutex::new(Pl031::new(line(vm, placed)?))),
             ArmDevice::Pl061 => Arc::new(Mutex::new(Pl061::new())),
             ArmDevice::CfiFlash => {
                 let range = placed.place.mmio().ok_or_else(|| MachineError::unknown(plan, placed))?;
@@ -33,4 +34,13 @@ pub fn build(vm: &Vm, plan: &Plan, port: &Arc<Mutex<dyn ConsolePort>>) -> Result
         super::insert(&mut buses, placed, device)?;
     }
     Ok(buses)
+}
+
+/// The interrupt line of a device that has one.
+fn line(vm: &Vm, placed: &Device) -> Result<IrqLine, MachineError> {
+    let line = IrqLine::new().map_err(|source| MachineError::Line { name: placed.name, source })?;
+    if let Some(irq) = placed.irq {
+        vm.connect(&line, irq);
+    }
+    Ok(line)
 }

@@ -28,7 +28,7 @@ use crate::boot::{self, BootError};
 use crate::error::MachineError;
 use crate::exit::Buses;
 use crate::kvm::Vm;
-use crate::loader::{Files, Source};
+use crate::loader::{Files, Joined, Module, Source};
 use crate::outcome::Shutdown;
 use crate::plan::Plan;
 
@@ -95,9 +95,29 @@ fn fw_kernel(plan: &Plan, files: &Files) -> Option<FwKernel> {
     Some(FwKernel {
         setup: part(source, 0, handover.setup_size),
         kernel: part(source, handover.setup_size, handover.kernel_size),
-        initrd: files.initrd.as_ref().map(|initrd| part(initrd, 0, initrd.size())),
+        initrd: (!files.initrds.is_empty()).then(|| initrds(plan, files)),
         cmdline: plan.cmdline.clone(),
     })
+}
+
+fn initrds(plan: &Plan, files: &Files) -> Box<dyn Contents> {
+    Box::new(Initrds { joined: Joined::new(&plan.modules, &files.initrds), size: Module::end(&plan.modules) })
+}
+
+/// The initial RAM disks as firmware reads them.
+struct Initrds {
+    joined: Joined,
+    size: u64,
+}
+
+impl Contents for Initrds {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.joined.read(offset, buffer)
+    }
 }
 
 /// Bytes of a file that firmware reads.

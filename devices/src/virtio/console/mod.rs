@@ -29,10 +29,8 @@ const DEVICE_TYPE: u32 = 3;
 const SIZE: u32 = 0;
 /// Feature bit: there are control messages, and may be several ports.
 const MULTIPORT: u32 = 1;
-/// Linux gives a port's receive queue as many pages as it has entries (drivers/char/virtio_console.c).
-const PORT_QUEUE_SIZE: u16 = 64;
-/// A message is a few bytes, and taken at once.
-const CONTROL_QUEUE_SIZE: u16 = 32;
+/// Entries of every queue: as many as QEMU's has, since drivers of small kernels set up no other number.
+const QUEUE_SIZE: u16 = 128;
 /// Each port takes two queues, with a descriptor of ours for each.
 const PORTS_MAX: usize = 16;
 
@@ -151,8 +149,8 @@ impl VirtioDevice for Console {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        let of_ports = |ports| [PORT_QUEUE_SIZE; 2].repeat(ports);
-        [of_ports(1), vec![CONTROL_QUEUE_SIZE; 2], of_ports(self.count - 1)].concat()
+        // Two of each port's, and two for control.
+        vec![QUEUE_SIZE; 2 * (self.count + 1)]
     }
 
     /// `struct virtio_console_config` (section 5.3.4): columns, rows, the most ports, and no emergency write.

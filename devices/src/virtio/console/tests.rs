@@ -442,3 +442,12 @@ fn a_broken_chain_needs_a_reset_and_the_console_works_after_it() {
     send(&mut guest, 1, b"works");
     assert_eq!(screen.bytes(), b"works");
 }
+
+#[test]
+fn every_queue_has_128_entries() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = format!("name=log,file={}", directory.path().join("log").display());
+    for (lines, queues) in [(&[][..], 4), (&[&log[..]][..], 6)] {
+        assert_eq!(device(lines).unwrap().queue_sizes(), vec![128; queues]);
+    }
+}

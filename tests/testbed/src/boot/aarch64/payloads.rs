@@ -9,7 +9,7 @@ use crate::arch::Architecture;
 use crate::host::{Host, Output, Step};
 use crate::payload;
 
-const FILES: [&str; 3] = ["machine.image", "hello.flat", "hello.elf"];
+const FILES: [&str; 4] = ["machine.image", "hello.flat", "hello.elf", "bss.flat"];
 
 /// A layout, and where it has which guest start.
 struct Starts {
@@ -31,7 +31,15 @@ const STARTS: [Starts; 2] = [
             ELF,
         ],
     },
-    Starts { layout: "virt", guests: &[("-k machine.image", 0x4020_0000), ("-k hello.flat", 0x4008_0000), ELF] },
+    Starts {
+        layout: "virt",
+        guests: &[
+            ("-k machine.image", 0x4020_0000),
+            ("-k hello.flat", 0x4008_0000),
+            ("-k bss.flat -i bss.flat", 0x4008_0000),
+            ELF,
+        ],
+    },
 ];
 
 /// The images.
